@@ -1,0 +1,65 @@
+"""undye: denoising diffusion probabilistic models. The public API; nothing heavy is imported before it is used."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from undye.api import train
+    from undye.checkpoint.native import load
+    from undye.config import CompactConfig, ModelConfig, ScheduleConfig, UNetConfig
+    from undye.data.load import load_images
+    from undye.denoiser import Denoised, Denoiser
+    from undye.diffusion.process import Gaussian, GaussianProcess
+    from undye.diffusion.schedule import NoiseSchedule
+    from undye.errors import UserError
+    from undye.sampling import sample
+    from undye.training.presets import run_preset
+    from undye.training.run import RunConfig
+
+_HOME = {
+    "CompactConfig": "config",
+    "Denoised": "denoiser",
+    "Denoiser": "denoiser",
+    "Gaussian": "diffusion.process",
+    "GaussianProcess": "diffusion.process",
+    "ModelConfig": "config",
+    "NoiseSchedule": "diffusion.schedule",
+    "RunConfig": "training.run",
+    "ScheduleConfig": "config",
+    "UNetConfig": "config",
+    "UserError": "errors",
+    "load": "checkpoint.native",
+    "load_images": "data.load",
+    "run_preset": "training.presets",
+    "sample": "sampling",
+    "train": "api",
+}
+
+__all__ = [
+    "CompactConfig",
+    "Denoised",
+    "Denoiser",
+    "Gaussian",
+    "GaussianProcess",
+    "ModelConfig",
+    "NoiseSchedule",
+    "RunConfig",
+    "ScheduleConfig",
+    "UNetConfig",
+    "UserError",
+    "load",
+    "load_images",
+    "run_preset",
+    "sample",
+    "train",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'undye' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"undye.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,63 @@
+"""Writing so that a file or folder is either whole or not there."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """A temporary path beside `target`, moved onto it when the block ends well and removed when it does not.
+
+    The block may make a file, or a folder where `target` does not exist yet. The name contains `.tmp`.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".{target.name}.tmp{os.getpid()}"
+    remove(temporary)
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, target)
+        sync(target.parent)
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a whole text file, atomically."""
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what interrupted writes left in a folder."""
+    for path in folder.glob(".*.tmp*"):
+        remove(path)
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold what was written: a file, or a folder's files and its list of names."""
+    if path.is_dir():
+        for child in path.iterdir():
+            if child.is_file():
+                sync(child)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        # some file systems do not sync folders; the rename is still atomic
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,218 @@
+"""undye's own checkpoint: a folder that holds all that is needed to rebuild a model, and to go on training it.
+
+    config.json          the ModelConfig and the schema version
+    model.safetensors    the network's EMA weights
+    train_state/         what resuming needs beside these: tensors.safetensors and state.json
+    README.md            what this is, for people
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from undye.checkpoint.files import atomic_path, sync, write_text
+from undye.config import SCHEMA_VERSION, ModelConfig
+from undye.denoiser import Denoiser
+from undye.errors import UserError
+from undye.structure import structure, unstructure
+
+CONFIG, WEIGHTS, CARD, STATE = "config.json", "model.safetensors", "README.md", "train_state"
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """What resuming needs beside the EMA weights."""
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+
+def save(
+    folder: str | Path,
+    denoiser: Denoiser,
+    train_state: TrainState | None = None,
+    about: dict[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        folder: where; must not exist.
+        denoiser: the model, with its EMA weights.
+        train_state: to go on training; None for a model that is only to be used.
+        about: facts for the model card and config.json (`step`, `data`, ...).
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: if `folder` exists.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise UserError(f"{folder} exists already: choose another name")
+    about = about or {}
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        config = {"schema_version": SCHEMA_VERSION, "model": unstructure(denoiser.config), "about": about}
+        text = json.dumps(config, indent=2) + "\n"
+        write_text(temporary / CONFIG, text)
+        # the config travels in the weights' header too, so that the file alone still says what it is
+        _save_tensors(denoiser.network.state_dict(), temporary / WEIGHTS, {"format": "pt", "undye": text})
+        write_text(temporary / CARD, _card(denoiser, about))
+        if train_state is not None:
+            (temporary / STATE).mkdir()
+            _save_tensors(train_state.tensors, temporary / STATE / "tensors.safetensors", {"format": "pt"})
+            write_text(temporary / STATE / "state.json", json.dumps(train_state.values, indent=2) + "\n")
+            sync(temporary / STATE)
+    return folder
+
+
+def load(source: str | Path, device: str | torch.device = "cpu") -> Denoiser:
+    """A trained model, with its EMA weights and in eval mode.
+
+    Args:
+        source: a run folder (its newest checkpoint) or a checkpoint folder.
+        device: where to put it.
+
+    Raises:
+        UserError: if there is no model there, or its files are damaged or do not fit together.
+    """
+    folder = find_checkpoint(source)
+    config = read_config(folder)
+    weights = read_weights(folder / WEIGHTS)
+    try:
+        denoiser = Denoiser.from_config(config)
+    except ValueError as error:
+        raise UserError(f"{folder / CONFIG}: {error}") from None
+    load_weights(denoiser, weights, folder / WEIGHTS)
+    return denoiser.to(torch.device(device), memory_format=torch.channels_last).eval()
+
+
+def load_weights(denoiser: Denoiser, weights: dict[str, Tensor], where: Path) -> None:
+    """Put weights into a model's network.
+
+    Raises:
+        UserError: naming the first weight that is missing, left over, or of another shape.
+    """
+    own = denoiser.network.state_dict()
+    if missing := sorted(set(own) - set(weights)):
+        raise UserError(f"{where}: weight {missing[0]!r} is missing ({len(missing)} in all)")
+    if extra := sorted(set(weights) - set(own)):
+        raise UserError(f"{where}: weight {extra[0]!r} belongs to no part of the model ({len(extra)} in all)")
+    for name, tensor in own.items():
+        if tensor.shape != weights[name].shape:
+            raise UserError(
+                f"{where}: weight {name!r} has shape {tuple(weights[name].shape)}, the model needs {tuple(tensor.shape)}"
+            )
+    denoiser.network.load_state_dict(weights)
+
+
+def load_train_state(folder: Path) -> TrainState:
+    """What `save` stored for going on with a run.
+
+    Raises:
+        UserError: if the checkpoint has none, or it is damaged.
+    """
+    path = folder / STATE / "state.json"
+    if not path.exists():
+        raise UserError(f"{folder} holds a model but no training state: start a new run with --init {folder}")
+    return TrainState(read_weights(folder / STATE / "tensors.safetensors"), _read_json(path))
+
+
+def find_checkpoint(source: str | Path) -> Path:
+    """The checkpoint folder that `source` means: itself, or the newest one of a run.
+
+    Raises:
+        UserError: if there is none.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise UserError(f"no model at {source}: give a run folder or a checkpoint folder")
+    if (source / CONFIG).exists():
+        return source
+    if found := checkpoints(source):
+        return found[-1]
+    raise UserError(f"{source} holds no model: a run folder has checkpoints/, a checkpoint folder has {CONFIG}")
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """A run's checkpoints, oldest first."""
+    folder = run / "checkpoints"
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if p.name.isdigit() and (p / CONFIG).exists()), key=lambda p: int(p.name))
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The ModelConfig of a checkpoint folder."""
+    path = folder / CONFIG
+    data = _read_json(path)
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION:
+        raise UserError(f"{path}: schema version {version!r} is not {SCHEMA_VERSION}: use a newer undye")
+    return structure(ModelConfig, data.get("model"), str(path))
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """The facts that were stored beside the config: step, data, ..."""
+    about = _read_json(folder / CONFIG).get("about")
+    return about if isinstance(about, dict) else {}
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file.
+
+    Raises:
+        UserError: if it is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: the checkpoint is incomplete") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}): use an earlier checkpoint") from None
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: the checkpoint is incomplete") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error}): use an earlier checkpoint") from None
+
+
+def _card(denoiser: Denoiser, about: dict[str, Any]) -> str:
+    c = denoiser.config
+    size = sum(p.numel() for p in denoiser.network.parameters())
+    lines = [
+        "# A denoising diffusion model",
+        "",
+        f"- images: {c.image_size[0]}x{c.image_size[1]}, {c.channels} channel(s)",
+        f"- network: {c.network.kind}, {size:,} parameters; predicts {c.prediction}; variance {c.variance}",
+        f"- noise schedule: {c.schedule.name}, T = {c.schedule.num_steps}",
+        *(f"- {key}: {value}" for key, value in about.items()),
+        "",
+        "The weights are the running average (EMA) of the trained ones.",
+        "",
+        "```python",
+        "import undye",
+        "",
+        'denoiser = undye.load("PATH/OF/THIS/FOLDER")',
+        "images = undye.sample(denoiser, n=16)  # uint8 (16, height, width, channels)",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,48 @@
+"""Which device to compute on, and what it can do."""
+
+import torch
+
+from undye.errors import UserError
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The device called `name`, or the best there is: CUDA, then MPS, then the CPU.
+
+    Raises:
+        UserError: for a device that is unknown, or not here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device {name!r}: choose cpu, cuda or mps") from None
+    here = {"cpu": lambda: True, "cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if device.type not in here:
+        raise UserError(f"unknown device {name!r}: choose cpu, cuda or mps")
+    if not here[device.type]() or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        raise UserError(f"there is no {name} on this machine: leave --device out for the best there is")
+    return device
+
+
+def supports_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is fast there: GPUs since Ampere, CPUs with matrix units (AMX)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        return bool(capabilities.get("amx_tile") and capabilities.get("amx_bf16"))
+    return False
+
+
+def set_threads(threads: int | None) -> None:
+    """Use this many CPU threads; None: torch's own choice, one per core.
+
+    Raises:
+        UserError: unless it is at least 1.
+    """
+    if threads is None:
+        return
+    if threads < 1:
+        raise UserError(f"--threads must be at least 1, got {threads}")
+    torch.set_num_threads(threads)

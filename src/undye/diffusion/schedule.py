@@ -1,0 +1,153 @@
+"""Noise schedules: how much of the data is left at each timestep.
+
+One float64 tensor says everything, `log_alpha_bar` (T+1 entries, entry 0 is 0: the data itself). beta, alpha, alpha_bar
+and the signal-to-noise ratio follow from it, through `expm1` where a difference from one would cancel. Timesteps are the
+paper's: t in 1..T, and index 0 is the data. There are no `_prev` arrays.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64, Real
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    """A discrete noise schedule q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I), Ho et al. 2020, Eq. 4.
+
+    Attributes:
+        log_alpha_bar: float64, T+1 entries, on the CPU; entry 0 is 0 and every entry is below the one before it.
+
+    Raises:
+        ValueError: if `log_alpha_bar` is not such a tensor.
+    """
+
+    log_alpha_bar: Tensor
+
+    def __post_init__(self) -> None:
+        """Check what every formula below takes for granted."""
+        lab = self.log_alpha_bar
+        if lab.dtype != torch.float64 or lab.device.type != "cpu" or lab.ndim != 1 or len(lab) < 2:
+            raise ValueError("log_alpha_bar must be a 1-D float64 CPU tensor of T+1 >= 2 entries")
+        if lab[0] != 0:
+            raise ValueError(f"log_alpha_bar[0] must be 0 (index 0 is the data), got {lab[0].item()}")
+        if not torch.isfinite(lab).all() or not (lab.diff() < 0).all():
+            raise ValueError("alpha_bar must decrease strictly and stay above 0: every beta must lie in (0, 1)")
+
+    @classmethod
+    def from_beta(cls, beta: Real[Tensor, " T"]) -> "NoiseSchedule":
+        """The schedule with the forward variances beta_1..beta_T, each in (0, 1)."""
+        beta = beta.detach().to("cpu", torch.float64)
+        if beta.ndim != 1 or len(beta) < 1 or not ((beta > 0) & (beta < 1)).all():
+            raise ValueError("beta must be a 1-D tensor of at least one entry, each in (0, 1)")
+        # log1p keeps the small betas of the early steps, which 1 - beta would round away
+        return cls(torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), torch.log1p(-beta).cumsum(0)]))
+
+    @classmethod
+    def named(cls, name: str, num_steps: int = 1000, **options: float) -> "NoiseSchedule":
+        """A schedule by name, see `SCHEDULES`; `options` are that schedule's own (beta_start, beta_end, ...).
+
+        Raises:
+            ValueError: for an unknown name or option, `num_steps` < 1, or options that make a beta leave (0, 1).
+        """
+        if name not in SCHEDULES:
+            raise ValueError(f"unknown schedule {name!r}: choose from {', '.join(SCHEDULES)}")
+        if num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+        try:
+            return SCHEDULES[name](num_steps, **options)
+        except TypeError as error:
+            raise ValueError(f"schedule {name!r}: {error}") from None
+
+    @property
+    def num_steps(self) -> int:
+        """T, the number of timesteps."""
+        return len(self.log_alpha_bar) - 1
+
+    @property
+    def alpha_bar(self) -> Float64[Tensor, " T+1"]:
+        """Product of alpha_1..alpha_t; entry 0 is 1. May underflow to 0 for long schedules: log_alpha_bar does not."""
+        return self.log_alpha_bar.exp()
+
+    @property
+    def alpha(self) -> Float64[Tensor, " T+1"]:
+        """alpha_t = 1 - beta_t; entry 0 is 1."""
+        return torch.cat([self.log_alpha_bar[:1], self.log_alpha_bar.diff()]).exp()
+
+    @property
+    def beta(self) -> Float64[Tensor, " T+1"]:
+        """The variances of the forward steps; entry 0 is 0."""
+        return -torch.cat([self.log_alpha_bar[:1], self.log_alpha_bar.diff()]).expm1()
+
+    @property
+    def log_snr(self) -> Float64[Tensor, " T+1"]:
+        """log(alpha_bar / (1 - alpha_bar)); entry 0 is +inf."""
+        return log_snr(self.log_alpha_bar)
+
+    @property
+    def snr(self) -> Float64[Tensor, " T+1"]:
+        """Signal-to-noise ratio alpha_bar / (1 - alpha_bar); entry 0 is +inf."""
+        return self.log_snr.exp()
+
+    def log_alpha_bar_at(self, t: Real[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+        """log_alpha_bar at integer or real times in [0, T], linear between integers; float64 on the CPU.
+
+        Raises:
+            ValueError: if a time lies outside [0, T] or is not a number.
+        """
+        t = t.detach().to("cpu")
+        if not bool(((t >= 0) & (t <= self.num_steps)).all()):
+            raise ValueError(f"timesteps must lie in 0..{self.num_steps}, got {t.min().item()}..{t.max().item()}")
+        if not t.is_floating_point():
+            return self.log_alpha_bar[t.long()]
+        t = t.double()
+        low = t.floor().long().clamp(max=self.num_steps - 1)
+        return torch.lerp(self.log_alpha_bar[low], self.log_alpha_bar[low + 1], t - low)
+
+
+def log_snr(log_alpha_bar: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """log(alpha_bar / (1 - alpha_bar)) from log_alpha_bar, without cancellation at either end."""
+    return log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar))
+
+
+def _linspace(start: float, end: float, num: int) -> Tensor:
+    return torch.linspace(start, end, num, dtype=torch.float64, device="cpu")
+
+
+def linear(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
+    """Ho et al. 2020, section 4: beta grows linearly. (Latent diffusion calls this one `sqrt_linear`.)"""
+    return NoiseSchedule.from_beta(_linspace(beta_start, beta_end, num_steps))
+
+
+def scaled_linear(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
+    """sqrt(beta) grows linearly: latent diffusion's `linear`, the original code's `quad`."""
+    return NoiseSchedule.from_beta(_linspace(beta_start**0.5, beta_end**0.5, num_steps) ** 2)
+
+
+def sqrt(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
+    """beta^2 grows linearly: latent diffusion's `sqrt`."""
+    return NoiseSchedule.from_beta(_linspace(beta_start, beta_end, num_steps) ** 0.5)
+
+
+def sigmoid(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
+    """beta follows a logistic curve over +-6 from beta_start to beta_end, as in diffusers."""
+    return NoiseSchedule.from_beta(torch.sigmoid(_linspace(-6, 6, num_steps)) * (beta_end - beta_start) + beta_start)
+
+
+def cosine(num_steps: int, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
+    """Nichol and Dhariwal 2021, Eq. 17: alpha_bar follows a squared cosine; betas are cut at `max_beta`."""
+    u = (_linspace(0, 1, num_steps + 1) + offset) / (1 + offset)
+    alpha_bar = torch.cos(u * (math.pi / 2)) ** 2
+    return NoiseSchedule.from_beta((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta))
+
+
+SCHEDULES: dict[str, Callable[..., NoiseSchedule]] = {
+    "linear": linear,
+    "scaled_linear": scaled_linear,
+    "cosine": cosine,
+    "sqrt": sqrt,
+    "sigmoid": sigmoid,
+}

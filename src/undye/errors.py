@@ -1,0 +1,9 @@
+"""Errors that are the user's to mend: shown as one line, without a traceback, with exit code 2."""
+
+
+class UserError(ValueError):
+    """Bad input. The message is one line that says what is wrong and what to do about it."""
+
+
+class TooManyBadImages(UserError):
+    """More images of a data set were unreadable or too small than the stated fraction allows."""

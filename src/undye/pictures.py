@@ -1,0 +1,106 @@
+"""Images to files: one PNG per image, a grid, a film, an array. Every file is whole or not there."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from undye.checkpoint.files import atomic_path
+from undye.errors import UserError
+
+GAP = 2
+"""Pixels between the images of a grid."""
+
+
+def to_pil(image: UInt8[np.ndarray, "h w c"]) -> Image.Image:
+    """One image, greyscale or RGB."""
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+
+
+def make_grid(images: UInt8[np.ndarray, "n h w c"], columns: int | None = None) -> UInt8[np.ndarray, "H W c"]:
+    """The images side by side in rows, as near to a square as their number allows."""
+    n, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    sheet = np.full((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, channels), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = GAP + (i // columns) * (height + GAP), GAP + (i % columns) * (width + GAP)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def enlarge(image: UInt8[np.ndarray, "h w c"], at_least: int = 512) -> UInt8[np.ndarray, "H W c"]:
+    """Repeat pixels until the longer side has `at_least` of them: small images are hard to judge on a modern screen."""
+    factor = max(1, math.ceil(at_least / max(image.shape[:2])))
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def check_target(out: Path) -> None:
+    """Catch an unusable output before the sampling rather than after it.
+
+    Raises:
+        UserError: for an unknown ending, or a parent that is not a folder.
+    """
+    if out.suffix.lower() not in ("", ".png", ".npz"):
+        raise UserError(f"cannot write {out}: give a .png (a grid), an .npz, or a folder (one PNG per image)")
+    for parent in out.parents:
+        if parent.exists():
+            if not parent.is_dir():
+                raise UserError(f"cannot write {out}: {parent} is not a folder")
+            break
+    if out.suffix == "" and out.is_file():
+        raise UserError(f"cannot write a folder of images to {out}: a file has that name")
+    if out.suffix != "" and out.is_dir():
+        raise UserError(f"cannot write the file {out}: a folder has that name")
+
+
+def save_images(images: UInt8[np.ndarray, "n h w c"], out: Path, first_index: int = 0) -> None:
+    """Write images as the ending of `out` says: .png a grid, .npz the array `images`, none a folder of numbered PNGs."""
+    check_target(out)
+    match out.suffix.lower():
+        case ".png":
+            save_png(enlarge(make_grid(images)), out)
+        case ".npz":
+            with atomic_path(out) as temporary, temporary.open("wb") as file:
+                np.savez_compressed(file, images=images)
+        case _:
+            out.mkdir(parents=True, exist_ok=True)
+            for i, image in enumerate(images, start=first_index):
+                save_png(image, out / f"{i:06d}.png")
+
+
+def save_png(image: UInt8[np.ndarray, "h w c"], out: Path) -> None:
+    """Write one PNG."""
+    with atomic_path(out) as temporary:
+        to_pil(image).save(temporary, format="PNG")
+
+
+def save_film(frames: Sequence[UInt8[np.ndarray, "n h w c"]], out: Path, seconds: float = 4.0) -> None:
+    """The reverse process: .gif plays it as a grid; .png shows it as a strip, a row per image, noise on the left.
+
+    Raises:
+        UserError: for another ending.
+    """
+    check_film(out)
+    if out.suffix.lower() == ".png":
+        strip = np.stack(frames, axis=1)
+        save_png(enlarge(make_grid(strip.reshape(-1, *strip.shape[2:]), columns=len(frames)), 256), out)
+        return
+    pages = [to_pil(enlarge(make_grid(frame), 256)) for frame in frames]
+    # the last frame, the images themselves, stays on longer
+    durations = [round(1000 * seconds / len(pages))] * (len(pages) - 1) + [2000]
+    with atomic_path(out) as temporary:
+        pages[0].save(temporary, format="GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0)
+
+
+def check_film(out: Path) -> None:
+    """Catch an unusable film name before the sampling.
+
+    Raises:
+        UserError: unless it ends in .gif or .png.
+    """
+    if out.suffix.lower() not in (".gif", ".png"):
+        raise UserError(f"cannot write the film {out}: its name must end in .gif or .png")

@@ -1,0 +1,10 @@
+"""The samplers, one per file. `SAMPLERS` is the family's table: a new sampler is its own file and a line here."""
+
+from undye.samplers.ancestral import Ancestral
+from undye.samplers.base import DenoiserLike, Noise, Sampler, Step, final
+from undye.samplers.ddim import DDIM
+from undye.samplers.noise import SampleNoise
+
+SAMPLERS: dict[str, type[Sampler]] = {cls.name: cls for cls in (Ancestral, DDIM)}
+
+__all__ = ["DDIM", "SAMPLERS", "Ancestral", "DenoiserLike", "Noise", "SampleNoise", "Sampler", "Step", "final"]

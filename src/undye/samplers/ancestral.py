@@ -1,0 +1,44 @@
+"""Ancestral sampling: Ho et al. 2020, Algorithm 2, between the times of any grid."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float, Real
+from torch import Tensor
+
+from undye.diffusion import variance
+from undye.diffusion.process import times
+from undye.samplers.base import DenoiserLike, Noise, Sampler, Step, pairs
+
+
+@dataclass(frozen=True)
+class Ancestral(Sampler):
+    """Draws x_s from N(posterior mean of the predicted x_0, reverse variance); the last step takes the mean.
+
+    As the original code does it, x_0 is predicted, clipped, and put into the posterior mean (Eq. 7); unclipped that is
+    line 4 of Algorithm 2.
+
+    Attributes:
+        variance: fixed_small, fixed_large or learned_range; None: the model's own.
+    """
+
+    name: ClassVar[str] = "ancestral"
+    variance: str | None = None
+
+    def steps(
+        self, denoiser: DenoiserLike, x_T: Float[Tensor, "b c h w"], grid: Real[Tensor, " n"], noise: Noise
+    ) -> Iterator[Step]:
+        """See `Sampler.steps`."""
+        x, kind = x_T, self.variance or denoiser.config.variance
+        for index, (t, s) in enumerate(pairs(grid, denoiser.schedule)):
+            t_, s_ = times(t, x), times(s, x)
+            out, x_0 = self.predict_x_0(denoiser, x, t_)
+            mean = denoiser.process.posterior(x_0, x, t_, s_).mean
+            if s > 0:
+                log_var = variance.log_var(kind, denoiser.schedule, t_, s_, out.var_fraction)
+                std = (0.5 * log_var).exp().to(x.dtype).to(x.device)
+                x = mean + (std if std.ndim == 4 else std.view(-1, 1, 1, 1)) * noise(x)
+            else:
+                x = mean
+            yield Step(index, t, s, x, x_0)

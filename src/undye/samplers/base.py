@@ -1,0 +1,99 @@
+"""What a sampler is: a frozen set of hyperparameters that turns noise into images, one step of a grid at a time."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from jaxtyping import Float, Real
+from torch import Tensor
+
+from undye.config import ModelConfig
+from undye.denoiser import Denoised
+from undye.diffusion.process import GaussianProcess
+from undye.diffusion.schedule import NoiseSchedule
+
+
+class DenoiserLike(Protocol):
+    """What samplers ask of a model. `undye.Denoiser` is one; so are the oracles of `undye.testing`."""
+
+    config: ModelConfig
+    schedule: NoiseSchedule
+    process: GaussianProcess
+
+    def __call__(self, x_t: Tensor, t: Tensor, /) -> Denoised:
+        """x_0 and eps in x_t, (B, C, H, W), at times t, (B,)."""
+        ...
+
+
+Noise = Callable[[Tensor], Tensor]
+"""Called with a tensor, gives standard normal noise of its shape, dtype and device: see `SampleNoise.like`."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step t -> s taken. x: the new state at s; x_0: the (clipped) prediction made at t. Both (B, C, H, W)."""
+
+    index: int
+    t: float
+    s: float
+    x: Tensor
+    x_0: Tensor
+
+
+@dataclass(frozen=True)
+class Sampler(ABC):
+    """Base of the samplers.
+
+    Attributes:
+        clip: clip the predicted x_0 to [-1, 1] before each step; None: as the model's config says.
+    """
+
+    name: ClassVar[str]
+    clip: bool | None = None
+
+    @abstractmethod
+    def steps(
+        self, denoiser: DenoiserLike, x_T: Float[Tensor, "b c h w"], grid: Real[Tensor, " n"], noise: Noise
+    ) -> Iterator[Step]:
+        """Walk x_T down the grid.
+
+        Args:
+            denoiser: the model.
+            x_T: the state at time grid[0]; standard normal where that is T.
+            grid: decreasing times, the last of them 0: see `undye.samplers.grid`.
+            noise: source of standard normal draws.
+
+        Yields:
+            one Step for each pair of neighbours in the grid; the last one's `x` is the sample.
+        """
+
+    def predict_x_0(self, denoiser: DenoiserLike, x_t: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
+        """The model's answer at x_t, and its x_0 clipped if that is asked for."""
+        out = denoiser(x_t, t)
+        clip = denoiser.config.clip_x_0 if self.clip is None else self.clip
+        return out, out.x_0.clamp(-1, 1) if clip else out.x_0
+
+
+def pairs(grid: Real[Tensor, " n"], schedule: NoiseSchedule) -> list[tuple[float, float]]:
+    """The grid's neighbours (t, s).
+
+    Raises:
+        ValueError: if the grid does not fall strictly from at most T to 0.
+    """
+    times = grid.tolist()
+    if len(times) < 2 or times[-1] != 0 or times[0] > schedule.num_steps or not bool((grid.diff() < 0).all()):
+        raise ValueError(f"a grid must fall strictly from at most T = {schedule.num_steps} to 0, got {times}")
+    return list(zip(times[:-1], times[1:], strict=True))
+
+
+def final(steps: Iterator[Step]) -> Float[Tensor, "b c h w"]:
+    """Run a sampler to its end and return the sample."""
+    step = None
+    with torch.no_grad():
+        for step in steps:
+            pass
+    if step is None:
+        raise ValueError("the sampler took no step")
+    return step.x

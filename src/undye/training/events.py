@@ -1,0 +1,75 @@
+"""What a training run tells the world. The loop emits these; progress, logs, grids and checkpoints listen."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Started:
+    """Everything is ready. `lines`: what a person should know, one statement each."""
+
+    first_step: int
+    total_steps: int | None
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BudgetSet:
+    """The number of steps that fits the time budget."""
+
+    total_steps: int
+    seconds_per_step: float
+    budget: float
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """An optimiser step. step: how many are done; loss: the mean over the batch; grad_norm: before clipping."""
+
+    step: int
+    loss: float
+    lr: float
+    grad_norm: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A line for the log: means over the steps since the last one."""
+
+    step: int
+    loss: float
+    lr: float
+    grad_norm: float
+    images_per_second: float
+    elapsed: float
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint was written."""
+
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Previewed:
+    """A sample grid was written."""
+
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The run ended: completed, or stopped by a signal at a step from which it can be resumed."""
+
+    step: int
+    completed: bool
+    elapsed: float
+
+
+Event = Started | BudgetSet | StepDone | Logged | Saved | Previewed | Finished
+Listener = Callable[[Event], None]

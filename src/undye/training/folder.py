@@ -1,0 +1,126 @@
+"""A run's folder: where its files are, and its config.toml."""
+
+import platform
+import shlex
+import sys
+import tomllib
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from undye.checkpoint.files import write_text
+from undye.errors import UserError
+from undye.structure import structure, unstructure
+from undye.training.run import RunConfig
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved RunConfig, with the command and the versions that made it."""
+        return self.path / "config.toml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder per checkpoint, named by its step."""
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """Sample grids, named by their step."""
+        return self.path / "samples"
+
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return self.config.exists()
+
+    def check_new(self) -> None:
+        """Make sure that a new run would not touch anything.
+
+        Raises:
+            UserError: if there is a run, or anything else.
+        """
+        if self.exists():
+            raise UserError(f"{self.path} holds a run already: add --resume to go on with it, or choose another --out")
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(f"{self.path} exists and is not a run: choose another --out")
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write config.toml."""
+        about = {
+            "command": shlex.join(sys.argv),
+            "undye": version("undye"),
+            "torch": version("torch"),
+            "python": platform.python_version(),
+        }
+        write_text(self.config, tomli_w.dumps({"about": about, **_without_none(unstructure(config))}))
+
+    def read_config(self) -> RunConfig:
+        """Read config.toml.
+
+        Raises:
+            UserError: if it is damaged.
+        """
+        data = read_toml(self.config)
+        data.pop("about", None)
+        return structure(RunConfig, data, str(self.config))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dict.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+
+
+def continue_run(stored: RunConfig, asked: RunConfig) -> RunConfig:
+    """The configuration with which a stored run goes on when `asked` for.
+
+    How often it is saved and previewed may change, and so may the number of steps of a run without a budget; nothing
+    that the steps already taken depend on.
+
+    Raises:
+        UserError: naming the first setting that differs.
+    """
+    before, now = _flat(unstructure(stored)), _flat(unstructure(asked))
+    # the stored model has the shape of its data, and with --init all of it is that model's
+    free = ["checkpoint.", "preview.", *(f"model.{k}" for k in ("image_size", "channels", "num_classes", "class_names"))]
+    free += ["training.steps"] + (["model."] if stored.init else [])
+    for key, value in before.items():
+        if value != now.get(key) and not key.startswith(tuple(free)):
+            raise UserError(
+                f"this run was started with {key} = {value!r}, not {now.get(key)!r}: leave that out, "
+                "or start a new run with another --out"
+            )
+    steps = asked.training.steps if stored.budget_seconds is None else stored.training.steps
+    return replace(stored.with_steps(steps), checkpoint=asked.checkpoint, preview=asked.preview)
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _without_none(data: Any) -> Any:
+    """TOML has no null: what is not set is left out, and read back as its default, which is None wherever None is allowed."""
+    if isinstance(data, dict):
+        return {k: _without_none(v) for k, v in data.items() if v is not None}
+    return data
+

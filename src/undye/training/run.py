@@ -1,0 +1,133 @@
+"""RunConfig: everything that defines a training run. Plain data; no torch here, so that the command line starts fast."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from undye.config import ModelConfig
+from undye.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How the weights are learned."""
+
+    steps: int = 10_000
+    """Optimiser steps. With a time budget this number is found by measuring."""
+    batch_size: int = 64
+    """Images per step, over all processes."""
+    lr: float = 2e-4
+    """Peak learning rate (Adam)."""
+    warmup: int = 100
+    """Steps over which the learning rate grows linearly from 0."""
+    decay: Literal["none", "linear", "cosine"] = "none"
+    """What the learning rate does after the warm-up; linear and cosine reach 0 at the last step."""
+    beta2: float = 0.999
+    """Adam's second-moment decay."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient; 0: no clipping."""
+    ema_decay: float = 0.9999
+    """Decay of the averaged weights, which are what is saved and sampled; warmed up as (1 + step) / (10 + step)."""
+    label_drop: float = 0.1
+    """Fraction of the labels that are hidden, for classifier-free guidance (only with labels)."""
+    flip: bool = False
+    """Mirror half of the images left to right."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the network. auto: bf16 on a CPU with bf16 matrix units (AMX) or a GPU that has it, else fp32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the run is saved."""
+
+    every: int = 5_000
+    """Steps between checkpoints; the last step is always saved."""
+    keep: int = 2
+    """How many of them stay."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewConfig:
+    """The sample grids written during training, always from the same noise."""
+
+    count: int = 5
+    """Grids over the whole run, evenly spaced; the last one shows the final weights. 0: none."""
+    n: int = 64
+    """Images in a grid."""
+    steps: int = 25
+    """DDIM steps per image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A training run: the model, its data, and how it is trained."""
+
+    preset: str = "cpu"
+    data: str = ""
+    """A name (fashion-mini, ...), a folder of images, or an .npz / .npy file."""
+    image_size: tuple[int, int] | None = None
+    """Height and width to resize and crop the images to; None: as they are."""
+    channels: Literal[1, 3] | None = None
+    """None: 3 if any image has colour, else 1."""
+    init: str | None = None
+    """A model to start from, instead of random weights."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    preview: PreviewConfig = field(default_factory=PreviewConfig)
+    labels: Literal["none", "folders", "auto"] = "none"
+    """Class labels: none, from sub-folder names (folders), or those that come with the data (auto)."""
+    upscale: bool = False
+    """Enlarge images that are smaller than asked instead of leaving them out."""
+    budget_seconds: float | None = None
+    """Time from the first step to the final weights; it decides the number of steps."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Catch mistakes before the first step."""
+        t, c, p = self.training, self.checkpoint, self.preview
+        for name, value, low in (
+            ("training.steps", t.steps, 1), ("training.batch-size", t.batch_size, 1), ("training.warmup", t.warmup, 0),
+            ("checkpoint.every", c.every, 1), ("checkpoint.keep", c.keep, 1), ("preview.count", p.count, 0),
+            ("preview.n", p.n, 1), ("preview.steps", p.steps, 1), ("seed", self.seed, 0),
+            ("training.grad-clip", t.grad_clip, 0),
+        ):  # fmt: skip
+            if not value >= low:
+                raise UserError(f"--{name} must be at least {low}, got {value}")
+        if not 0 < t.lr < float("inf"):
+            raise UserError(f"--training.lr must be a positive number, got {t.lr}")
+        for name, value in (("ema-decay", t.ema_decay), ("label-drop", t.label_drop), ("beta2", t.beta2)):
+            if not 0 <= value < 1:
+                raise UserError(f"--training.{name} must lie in [0, 1), got {value}")
+        if self.budget_seconds is not None and not self.budget_seconds > 0:
+            raise UserError("--budget must be positive, such as 90s, 10m or 1.5h")
+
+    def with_steps(self, steps: int) -> "RunConfig":
+        """The same run with another number of steps."""
+        return replace(self, training=replace(self.training, steps=steps))
+
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in '90s', '10m', '1.5h', '1h30m' or '2d'; a number without a unit is an error.
+
+    Raises:
+        UserError: for anything else.
+    """
+    total, number, seen = 0.0, "", False
+    for char in text.strip().lower():
+        if char in _UNITS and number:
+            try:
+                total += float(number) * _UNITS[char]
+            except ValueError:
+                break
+            number, seen = "", True
+        elif char.isdigit() or char == ".":
+            number += char
+        else:
+            number = "?"
+            break
+    if number or not seen or total <= 0:
+        raise UserError(f"cannot read the time {text!r}: write it as 90s, 10m, 1.5h or 1h30m")
+    return total

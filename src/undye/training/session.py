@@ -1,0 +1,279 @@
+"""A run from its configuration to its final checkpoint: data, model, trainer, listeners and signals put together."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from signal import Signals
+
+import torch
+from accelerate import Accelerator
+
+from undye.checkpoint.files import remove, remove_temporaries
+from undye.checkpoint.native import TrainState, checkpoints, find_checkpoint, load, load_train_state, read_weights, save
+from undye.checkpoint.native import WEIGHTS as WEIGHTS_FILE
+from undye.data import load_images
+from undye.data.source import ArraySource, ImageSource
+from undye.denoiser import Denoiser
+from undye.device import pick_device, supports_bf16
+from undye.errors import UserError
+from undye.objective import SimpleObjective
+from undye.pictures import enlarge, make_grid, save_png
+from undye.sampling import sample
+from undye.training.batches import BatchStream
+from undye.training.budget import BudgetPlanner
+from undye.training.events import BudgetSet, Event, Finished, Listener, Logged, Previewed, Saved, Started, StepDone
+from undye.training.folder import RunFolder, continue_run
+from undye.training.listeners import record_keepers
+from undye.training.run import RunConfig
+from undye.training.signals import StopSignals
+from undye.training.trainer import Trainer
+from undye.training.window import Window
+
+DECODERS = 4
+"""Batches prepared ahead where images are decoded as they are needed."""
+
+
+class Interrupted(Exception):
+    """The run was stopped by a signal, saved, and can be resumed."""
+
+    def __init__(self, signal: Signals):
+        super().__init__(f"stopped by {signal.name}")
+        self.signal = signal
+
+
+def run(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    device: str | None = None,
+    listeners: Sequence[Listener] = (),
+) -> Path:
+    """Train a model.
+
+    Args:
+        config: the run.
+        out: its folder, made here.
+        resume: go on with the run in `out` if there is one.
+        device: "cpu", "cuda", "mps"; None: the best there is.
+        listeners: called with each event, beside those that keep the run's records.
+
+    Returns:
+        The folder of the final checkpoint.
+
+    Raises:
+        UserError: for data or settings that cannot be used; nothing is written then.
+        Interrupted: after a signal, when the state is saved.
+    """
+    folder = RunFolder(Path(out))
+    previous = None
+    if resume and folder.exists():
+        stored = folder.read_config()
+        config = continue_run(stored, config)
+        remove_temporaries(folder.path)
+        remove_temporaries(folder.checkpoints)
+        remove_temporaries(folder.samples)
+        previous = next(reversed(checkpoints(folder.path)), None)
+    else:
+        folder.check_new()
+    return _Session(config, folder, previous, pick_device(device), list(listeners)).run()
+
+
+class _Session:
+    """One process's part of a run, from start or resumption to the end or a signal."""
+
+    def __init__(
+        self, config: RunConfig, folder: RunFolder, previous: Path | None, device: torch.device, listeners: list[Listener]
+    ):
+        self.folder, self.listeners, self.previous = folder, listeners, previous
+        self.source = load_data(config)
+        self.config, denoiser = build_model(config, self.source)
+        self.window = Window()
+        self.trainer, self.notes = self._trainer(denoiser, device)
+        self.planner: BudgetPlanner | None = None
+        spent = 0.0
+        state = None
+        if previous is not None:
+            state = load_train_state(previous)
+            spent = state.values["elapsed"]
+            self.window = Window(**state.values["window"])
+            if state.values["images"] != len(self.source):
+                raise UserError(
+                    f"the data has {len(self.source):,} images, the run was started on {state.values['images']:,}: "
+                    "give the same data, or start a new run with --init"
+                )
+            self.trainer.load_state(state.values["step"], state.tensors, read_weights(previous / WEIGHTS_FILE))
+        planned = state is None or state.values["planned"]
+        if self.config.budget_seconds is not None and (state is None or not planned):
+            self.trainer.total_steps = None
+            self.planner = BudgetPlanner(self.config.budget_seconds, self.config.training.warmup, spent)
+        self.spent = spent
+
+    def _trainer(self, denoiser: Denoiser, device: torch.device) -> tuple[Trainer, list[str]]:
+        precision = self.config.training.precision
+        if precision == "auto":
+            precision = "bf16" if supports_bf16(device) else "fp32"
+        accelerator = Accelerator(
+            cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no"
+        )
+        if accelerator.num_processes > 1:
+            raise UserError("this version trains in one process: start it without accelerate launch or torchrun")
+        objective = SimpleObjective(self.config.training.label_drop)
+        trainer = Trainer(denoiser, objective, self.config.training, self.config.seed, accelerator)
+        size = sum(p.numel() for p in denoiser.parameters())
+        height, width = self.config.model.image_size
+        notes = [
+            self.source.describe(),
+            *self.source.report.lines(),
+            f"model {self.config.preset}: {size:,} parameters, {height}x{width}x{self.config.model.channels} images",
+            f"training on {device.type} in {precision}, {torch.get_num_threads()} threads, into {self.folder.path}",
+        ]
+        return trainer, notes
+
+    def emit(self, event: Event) -> None:
+        for listener in self.listeners:
+            listener(event)
+
+    def run(self) -> Path:
+        trainer, total = self.trainer, self.trainer.total_steps
+        if total is not None and trainer.step >= total:
+            assert self.previous is not None
+            self.emit(Started(trainer.step, total, (f"{self.folder.path} is finished at step {trainer.step}",)))
+            return self.previous
+        self.folder.write_config(self.config)
+        self.listeners = [*record_keepers(self.folder.path, trainer.step), *self.listeners]
+        if trainer.step:
+            self.notes.append(f"going on from step {trainer.step:,}")
+        self.emit(Started(trainer.step, total, tuple(self.notes)))
+        self.window.start(self.spent)
+        if self.planner is not None:
+            self.planner.restart()
+        with StopSignals() as stop:
+            for event in self._steps():
+                self.emit(event)
+                if (line := self.window.add(event)) is not None:
+                    self.emit(line)
+                done = trainer.total_steps is not None and trainer.step >= trainer.total_steps
+                if stop.received is not None and not done:
+                    self.save()
+                    self.emit(Finished(trainer.step, False, self.window.elapsed()))
+                    raise Interrupted(stop.received)
+                self.after_step(done)
+            path = self.folder.checkpoints / str(trainer.step)
+            self.emit(Finished(trainer.step, True, self.window.elapsed()))
+        return path
+
+    def _steps(self) -> Iterator[StepDone]:
+        ahead = 0 if isinstance(self.source, ArraySource) else DECODERS
+        training = self.config.training
+        labels = self.config.model.num_classes is not None
+        stream = BatchStream(self.source, training.batch_size, self.config.seed, training.flip, labels, ahead)
+        for event in self.trainer.steps(stream.since(self.trainer.step)):
+            if not math.isfinite(event.loss) or not math.isfinite(event.grad_norm):
+                last = next(reversed(checkpoints(self.folder.path)), None)
+                kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+                raise UserError(f"the loss or its gradient is not finite at step {event.step}: lower --training.lr; {kept}")
+            yield event
+
+    def after_step(self, done: bool) -> None:
+        """Whatever is due after a step: the plan of a budget, a grid, a checkpoint."""
+        step = self.trainer.step
+        if self.planner is not None and self.planner.tick():
+            self.plan(self.planner)
+        elif step in self.preview_steps():
+            self.preview()
+        if done or step % self.config.checkpoint.every == 0:
+            self.save()
+
+    def plan(self, planner: BudgetPlanner) -> None:
+        """Fix the number of steps, after timing one sample grid."""
+        count = self.config.preview.count
+        seconds = 0.0
+        if count:
+            before = planner.elapsed()
+            self.preview()
+            seconds = planner.elapsed() - before
+        total = planner.plan(self.trainer.step, seconds * count)
+        self.trainer.total_steps = total
+        self.config = self.config.with_steps(total)
+        self.folder.write_config(self.config)
+        self.planner = None
+        self.emit(BudgetSet(total, planner.seconds_per_step, planner.budget))
+
+    def preview_steps(self) -> set[int]:
+        """The steps after which a grid is due: evenly spaced, the last of them the last step of all."""
+        total, count = self.trainer.total_steps, self.config.preview.count
+        return set() if total is None else {round(total * (i + 1) / count) for i in range(count)}
+
+    def preview(self) -> None:
+        """Write a grid of samples, always from the same noise."""
+        preview, model = self.config.preview, self.config.model
+        labels = None if model.num_classes is None else [i % model.num_classes for i in range(preview.n)]
+        steps = min(preview.steps, model.schedule.num_steps)
+        images = sample(self.trainer.ema.model, preview.n, steps=steps, seed=self.config.seed, label=labels)
+        path = self.folder.samples / f"{self.trainer.step:08d}.png"
+        save_png(enlarge(make_grid(images)), path)
+        self.emit(Previewed(self.trainer.step, path))
+
+    def save(self) -> None:
+        """Write a checkpoint and remove those that are no longer kept."""
+        step, elapsed = self.trainer.step, self.window.elapsed()
+        path = self.folder.checkpoints / str(step)
+        if not path.exists():
+            values = {
+                "step": step,
+                "planned": self.trainer.total_steps is not None,
+                "elapsed": elapsed,
+                "images": len(self.source),
+                "window": self.window.sums(),
+            }
+            about = {"data": self.config.data, "step": step, "of_steps": self.trainer.total_steps, "seed": self.config.seed}
+            save(path, self.trainer.ema.model, TrainState(self.trainer.state_tensors(), values), about)
+        self.emit(Saved(step, path))
+        for old in checkpoints(self.folder.path)[: -self.config.checkpoint.keep]:
+            remove(old)
+
+
+def load_data(config: RunConfig) -> ImageSource:
+    """The images of a run."""
+    if not config.data:
+        raise UserError("no data: give --data a name (fashion-mini, ...), a folder of images, or an .npz file")
+    size = config.image_size
+    channels = config.channels
+    if config.init is not None:
+        initial = load(config.init).config
+        size, channels = size or initial.image_size, channels or initial.channels
+    return load_images(
+        config.data, image_size=size, channels=channels, labels=config.labels, upscale=config.upscale
+    )
+
+
+def build_model(config: RunConfig, source: ImageSource) -> tuple[RunConfig, Denoiser]:
+    """The model of a run, in the shape of its data; the config with that filled in."""
+    if config.model.variance == "learned_range":
+        raise UserError("the simple loss does not train learned_range: choose --model.variance fixed_small or fixed_large")
+    if config.init is not None:
+        denoiser = load(find_checkpoint(config.init))
+        have = denoiser.config
+        if (have.channels, have.num_classes) != (source.channels, source.num_classes):
+            raise UserError(
+                f"{config.init} has {have.channels} channel(s) and {have.num_classes or 'no'} classes, the data "
+                f"{source.channels} and {source.num_classes or 'no'}: choose --channels and --labels to match"
+            )
+        model = replace(have, image_size=source.image_size, class_names=source.class_names)
+        fresh = Denoiser.from_config(model)
+        fresh.load_state_dict(denoiser.state_dict())
+        return replace(config, model=model), fresh
+    model = replace(
+        config.model,
+        image_size=source.image_size,
+        channels=source.channels,
+        num_classes=source.num_classes,
+        class_names=source.class_names,
+    )
+    # the weights' random start belongs to the run's seed
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        denoiser = Denoiser.from_config(model)
+    return replace(config, model=model), denoiser

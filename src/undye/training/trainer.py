@@ -1,0 +1,121 @@
+"""The training loop's one step, and all the state that it changes."""
+
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from undye.denoiser import Denoiser
+from undye.objective import SimpleObjective
+from undye.training.batches import Batch
+from undye.training.ema import EMA
+from undye.training.events import StepDone
+from undye.training.run import TrainingConfig
+
+
+class Trainer:
+    """Adam on an objective, with learning-rate warm-up and decay, gradient clipping and an EMA.
+
+    It knows an iterator of batches and an objective; it builds no data set, writes no file and prints nothing.
+
+    Attributes:
+        step: optimiser steps done so far.
+        total_steps: where the learning rate's decay ends; may be set later than the warm-up (a time budget does).
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        objective: SimpleObjective,
+        config: TrainingConfig,
+        seed: int,
+        accelerator: Accelerator,
+    ):
+        # convolutions on this layout are what CPUs and tensor cores are fast at; the numbers are the same
+        self.denoiser = denoiser.to(accelerator.device, memory_format=torch.channels_last).train()
+        self.ema = EMA(self.denoiser, config.ema_decay)
+        self.objective, self.config, self.seed, self.accelerator = objective, config, seed, accelerator
+        self.parameters = [p for p in self.denoiser.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(
+            self.parameters, lr=config.lr, betas=(0.9, config.beta2), eps=1e-8, fused=accelerator.device.type != "mps"
+        )
+        self.step = 0
+        self.total_steps: int | None = config.steps
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of step number `step` (the first is 0): linear warm-up, then the decay over what remains.
+
+        It does not depend on the number of steps until the warm-up is over, so that a time budget can use the warm-up to
+        find that number.
+        """
+        config = self.config
+        if step < config.warmup:
+            return config.lr * (step + 1) / config.warmup
+        if config.decay == "none" or self.total_steps is None:
+            return config.lr
+        left = (self.total_steps - step) / max(1, self.total_steps - config.warmup)
+        left = min(1.0, max(0.0, left))
+        return config.lr * (left if config.decay == "linear" else 0.5 - 0.5 * math.cos(left * math.pi))
+
+    def steps(self, batches: Iterable[Batch]) -> Iterator[StepDone]:
+        """Take a step per batch, from batch number `self.step` on, until `total_steps` are done."""
+        device = self.accelerator.device
+        for batch in batches:
+            lr = self.learning_rate(self.step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            x_0 = batch.x_0.to(device, memory_format=torch.channels_last)
+            label = None if batch.label is None else batch.label.to(device)
+            draw = self.objective.draw(
+                tuple(x_0.shape[1:]), self.denoiser.schedule.num_steps, self.seed, self.step, batch.examples
+            )
+            with self.accelerator.autocast():
+                loss = self.objective.loss(self.denoiser, x_0, draw, label).mean()
+            self.accelerator.backward(loss)
+            norm = self._clip()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.step += 1
+            self.ema.update(self.denoiser, self.step)
+            yield StepDone(self.step, loss.item(), lr, float(norm), len(x_0))
+            if self.total_steps is not None and self.step >= self.total_steps:
+                return
+
+    def _clip(self) -> Tensor:
+        """The norm of the whole gradient, which is then scaled down to `grad_clip` if it is larger."""
+        limit = self.config.grad_clip or float("inf")
+        return torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """All tensors that going on needs, beside the EMA weights: raw weights, Adam's moments, the random state."""
+        state = {f"weights.{k}": v for k, v in self.denoiser.state_dict().items()}
+        for name, parameter in self.denoiser.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                state[f"optimizer.{key}.{name}"] = value
+        # dropout draws from torch's own generator; all other noise is keyed by the step
+        state["random.cpu"] = torch.get_rng_state()
+        if self.accelerator.device.type == "cuda":
+            state["random.cuda"] = torch.cuda.get_rng_state()
+        return state
+
+    def load_state(self, step: int, state: dict[str, Tensor], ema_weights: dict[str, Tensor]) -> None:
+        """Continue after `step`, from what `state_tensors` gave and the EMA's weights."""
+        self.step = step
+        self.ema.model.network.load_state_dict(ema_weights)
+        self.denoiser.load_state_dict({k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")})
+        for name, parameter in self.denoiser.named_parameters():
+            moments = {
+                key: state[f"optimizer.{key}.{name}"]
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"optimizer.{key}.{name}" in state
+            }
+            # Adam keeps its moments in the layout of the weights; its step counter stays on the CPU unless fused on a GPU
+            self.optimizer.state[parameter] = {
+                key: value.to(parameter.device) if key == "step" else torch.empty_like(parameter).copy_(value)
+                for key, value in moments.items()
+            }
+        torch.set_rng_state(state["random.cpu"])
+        if "random.cuda" in state and self.accelerator.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random.cuda"])

@@ -1,0 +1,59 @@
+"""Means over the last steps, for the log."""
+
+import time
+from dataclasses import asdict, dataclass
+
+from undye.training.events import Logged, StepDone
+
+LOG_EVERY = 50
+"""Steps between the lines of the log."""
+
+
+@dataclass
+class Sums:
+    """What is summed up; saved with a checkpoint so that a resumed run logs the same means."""
+
+    loss: float = 0.0
+    grad_norm: float = 0.0
+    images: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+
+
+class Window:
+    """Adds up steps and gives a line for the log after every `LOG_EVERY`-th."""
+
+    def __init__(self, **sums: float):
+        self._sums = Sums(**sums)  # pyrefly: ignore
+        self._start = self._mark = time.perf_counter()
+        self._spent = 0.0
+
+    def start(self, spent: float) -> None:
+        """Start the clock, `spent` seconds into the run."""
+        self._start = self._mark = time.perf_counter()
+        self._spent = spent
+
+    def elapsed(self) -> float:
+        """Seconds of the whole run so far."""
+        return self._spent + time.perf_counter() - self._start
+
+    def sums(self) -> dict[str, float]:
+        """The state, for a checkpoint."""
+        return asdict(self._sums)
+
+    def add(self, event: StepDone) -> Logged | None:
+        """Count a step; a line where one is due."""
+        now, s = time.perf_counter(), self._sums
+        s.loss += event.loss
+        s.grad_norm += event.grad_norm
+        s.images += event.images
+        s.steps += 1
+        s.seconds += now - self._mark
+        self._mark = now
+        if event.step % LOG_EVERY:
+            return None
+        line = Logged(
+            event.step, s.loss / s.steps, event.lr, s.grad_norm / s.steps, s.images / max(s.seconds, 1e-9), self.elapsed()
+        )
+        self._sums = Sums()
+        return line
