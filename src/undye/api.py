@@ -68,4 +68,6 @@ def train(
     )
     if steps is not None:
         base = base.with_steps(steps)
-    return load(run(base, str(out), resume=resume, device=device, listeners=[Console()] if listeners is None else listeners))
+    return load(
+        run(base, str(out), resume=resume, device=device, listeners=[Console()] if listeners is None else listeners)
+    )

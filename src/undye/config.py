@@ -1,4 +1,4 @@
-"""What a model is, as plain data: enough to rebuild its Denoiser. No torch here, so that the command line starts fast."""
+"""What a model is, as plain data: enough to rebuild its Denoiser. No torch here: the command line starts fast."""
 
 from dataclasses import dataclass, field
 from typing import Literal

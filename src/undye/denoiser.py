@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int64, Real
 from torch import Tensor, nn
 
@@ -16,7 +15,7 @@ from undye.presets import model_preset
 
 @dataclass(frozen=True)
 class Denoised:
-    """What a model says of x_t. x_0 and eps: (B, C, H, W), unclipped; var_fraction: the same shape, in [0, 1], or None."""
+    """What a model says of x_t: unclipped x_0 and eps, (B, C, H, W); var_fraction, as large in [0, 1], or None."""
 
     x_0: Tensor
     eps: Tensor
@@ -76,12 +75,14 @@ class Denoiser(nn.Module):
     def predict(
         self, x_t: Float[Tensor, "b c h w"], t: Real[Tensor, " b"], label: Int64[Tensor, " b"] | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The network's own output, in x_t's dtype: the predicted quantity, and the variance fraction if it learns one."""
+        """The network's own output, in x_t's dtype: the predicted quantity, and the variance fraction if any."""
         if label is not None:
             if self.config.num_classes is None:
                 raise ValueError("this model is unconditional: it takes no label")
             if not bool(((label >= 0) & (label <= self.config.num_classes)).all()):
-                raise ValueError(f"labels must lie in 0..{self.config.num_classes - 1} ({self.config.num_classes}: none)")
+                raise ValueError(
+                    f"labels must lie in 0..{self.config.num_classes - 1} ({self.config.num_classes}: none)"
+                )
         value = self.network(x_t, self._time_input(t, x_t), label).to(x_t.dtype)
         if self.config.variance != "learned_range":
             return value, None
@@ -90,13 +91,19 @@ class Denoiser(nn.Module):
 
     def _time_input(self, t: Real[Tensor, " b"], x_t: Tensor) -> Float[Tensor, " b"]:
         """The one place where timesteps 1..T become what a network is fed."""
-        seen = t.double() - 1 if self.config.time_input == "zero_based" else t.double() * (1000 / self.schedule.num_steps)
+        seen = (
+            t.double() - 1 if self.config.time_input == "zero_based" else t.double() * (1000 / self.schedule.num_steps)
+        )
         return seen.float().to(x_t.device)
 
 
 def build_schedule(config: ScheduleConfig) -> NoiseSchedule:
     """The schedule that a configuration names."""
     options = {"beta_start": config.beta_start, "beta_end": config.beta_end}
-    return NoiseSchedule.named(
-        config.name, config.num_steps, **{k: v for k, v in options.items() if v is not None}
-    )
+    return NoiseSchedule.named(config.name, config.num_steps, **{k: v for k, v in options.items() if v is not None})
+
+
+def channels_last(denoiser: Denoiser) -> Denoiser:
+    """The same model with its weights laid out as CPUs and tensor cores like them; the numbers do not change."""
+    denoiser.to(memory_format=torch.channels_last)  # pyrefly: ignore
+    return denoiser

@@ -12,7 +12,9 @@ def pick_device(name: str | None = None) -> torch.device:
         UserError: for a device that is unknown, or not here.
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -33,7 +33,7 @@ class SimpleObjective:
 
     label_drop: float = 0.1
 
-    def draw(self, shape: tuple[int, int, int], num_steps: int, seed: int, step: int, examples: np.ndarray) -> Draw:
+    def draw(self, shape: tuple[int, ...], num_steps: int, seed: int, step: int, examples: np.ndarray) -> Draw:
         """The noise and timesteps of a step, for examples numbered `examples` in the global batch.
 
         Each is a function of (seed, step, example number) alone, so any split of the batch draws the same.

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from undye.checkpoint.files import atomic_path
+from undye.files import atomic_path
 from undye.errors import UserError
 
 GAP = 2
@@ -58,7 +58,7 @@ def check_target(out: Path) -> None:
 
 
 def save_images(images: UInt8[np.ndarray, "n h w c"], out: Path, first_index: int = 0) -> None:
-    """Write images as the ending of `out` says: .png a grid, .npz the array `images`, none a folder of numbered PNGs."""
+    """Write images as the ending of `out` says: .png a grid, .npz the array `images`, none a folder of PNGs."""
     check_target(out)
     match out.suffix.lower():
         case ".png":

@@ -1,7 +1,10 @@
 """From a model to images: `undye.sample`, and the stream of states it is built from."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +14,7 @@ from torch import Tensor
 from undye.data.pixels import to_uint8
 from undye.denoiser import Denoiser
 from undye.errors import UserError
-from undye.samplers import SAMPLERS, SampleNoise, Sampler, Step
-from undye.samplers.base import DenoiserLike
+from undye.samplers import SAMPLERS, DenoiserLike, SampleNoise, Sampler, Step
 from undye.samplers.grid import make_grid
 from undye.samplers.guidance import Conditioned
 
@@ -74,35 +76,30 @@ def sample(
         n=n, sampler=sampler, steps=steps, grid=grid, seed=seed, first_index=first_index,
         label=label, guidance=guidance, batch_size=batch_size,
     )  # fmt: skip
-    images = []
-    for batch in batches(denoiser, request, progress):
-        step = None
-        for step in batch:
-            pass
-        if step is not None:
-            images.append(to_uint8(step.x))
-    return np.concatenate(images)
+    return np.concatenate([to_uint8(_last(steps).x) for _, steps in batches(denoiser, request, progress)])
 
 
-def film(denoiser: Denoiser, request: SampleRequest, frames: int = 10) -> list[UInt8[np.ndarray, "n h w c"]]:
-    """The reverse process as pictures: the noise x_T, then `frames` states evenly chosen, the last of them the sample."""
+def film(
+    denoiser: Denoiser,
+    request: SampleRequest,
+    frames: int = 10,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[UInt8[np.ndarray, "n h w c"]]:
+    """The reverse process as pictures: the noise x_T, then `frames` states evenly spread, the last one the sample."""
     if frames < 1:
         raise UserError(f"a film needs at least 1 frame, got {frames}")
-    columns: list[list[np.ndarray]] = []
-    for batch in batches(denoiser, request, None, with_start=True):
-        states = [step.x for step in batch]
-        chosen = np.unique(np.linspace(0, len(states) - 1, min(frames + 1, len(states))).round().astype(int))
-        columns.append([to_uint8(states[i]) for i in chosen])
-    return [np.concatenate(frame) for frame in zip(*columns, strict=True)]
+    rows: list[list[np.ndarray]] = []
+    for x_T, steps in batches(denoiser, request, progress):
+        states = [to_uint8(x) for x in (x_T, *(step.x for step in steps))]
+        chosen = np.linspace(0, len(states) - 1, min(frames + 1, len(states))).round().astype(int)
+        rows.append([states[i] for i in chosen])
+    return [np.concatenate(frame) for frame in zip(*rows, strict=True)]
 
 
 def batches(
-    denoiser: Denoiser,
-    request: SampleRequest,
-    progress: Callable[[int, int], None] | None = None,
-    with_start: bool = False,
-) -> Iterator[Iterator[Step]]:
-    """Each batch of samples as a stream of its steps; `with_start` begins it with x_T, as a step from T to T."""
+    denoiser: Denoiser, request: SampleRequest, progress: Callable[[int, int], None] | None = None
+) -> Iterator[tuple[Tensor, Iterator[Step]]]:
+    """For each batch of samples its x_T and the stream of its steps, to be consumed in order."""
     if request.n < 1:
         raise UserError(f"the number of images must be at least 1, got {request.n}")
     config = denoiser.config
@@ -110,41 +107,45 @@ def batches(
     times = make_grid(request.grid, denoiser.schedule.num_steps, request.steps)
     labels = _labels(request, denoiser)
     height, width = config.image_size
-    size = request.batch_size or min(256, max(1, _PIXELS_PER_BATCH // (height * width)))
+    size = min(256, max(1, _PIXELS_PER_BATCH // (height * width))) if request.batch_size is None else request.batch_size
     if size < 1:
         raise UserError(f"the batch size must be at least 1, got {size}")
     calls = len(times) - 1
-    first = next(denoiser.parameters(), torch.empty(0))
-    dtype = first.dtype if first.dtype == torch.float64 else torch.float32
+    # a model without weights (a user's own module may be one) computes in float32 on the CPU
+    weights = next(denoiser.parameters(), torch.empty(0))
     for start in range(0, request.n, size):
         index = range(start, min(start + size, request.n))
         noise = SampleNoise(request.seed, [request.first_index + i for i in index])
-        x_T = noise(torch.empty(len(index), config.channels, height, width, dtype=dtype, device=first.device))
+        x_T = noise(torch.empty(len(index), config.channels, height, width, dtype=weights.dtype, device=weights.device))
         model: DenoiserLike = denoiser
         if labels is not None:
-            model = Conditioned(denoiser, labels[start : index.stop].to(first.device), request.guidance)
-        stream = sampler.steps(model, x_T, times, noise)
-        head = [Step(-1, float(times[0]), float(times[0]), x_T, x_T)] if with_start else []
-        yield _run(denoiser, head, stream, lambda k, start=start, m=len(index): progress and progress(start * calls + k * m, request.n * calls))
+            model = Conditioned(denoiser, labels[start : index.stop].to(weights.device), request.guidance)
+
+        def tick(done: int, start: int = start, count: int = len(index)) -> None:
+            if progress is not None:
+                progress(start * calls + done * count, request.n * calls)
+
+        yield x_T, _run(denoiser, sampler.steps(model, x_T, times, noise), tick)
 
 
-def _run(denoiser: Denoiser, head: list[Step], stream: Iterator[Step], tick: Callable[[int], object]) -> Iterator[Step]:
-    """The stream without gradients and in eval mode, which is undone afterwards."""
+def _run(denoiser: Denoiser, steps: Iterator[Step], tick: Callable[[int], None]) -> Iterator[Step]:
+    """The steps, computed without gradients and in eval mode, which is undone afterwards."""
     was_training = denoiser.training
     denoiser.eval()
     try:
-        yield from head
-        done = 0
-        while True:
+        for done in count(1):
             with torch.inference_mode():
-                step = next(stream, None)
+                step = next(steps, None)
             if step is None:
                 return
-            done += 1
             tick(done)
             yield step
     finally:
         denoiser.train(was_training)
+
+
+def _last(steps: Iterator[Step]) -> Step:
+    return deque(steps, maxlen=1).pop()
 
 
 def resolve_sampler(sampler: str | Sampler) -> Sampler:
@@ -156,7 +157,7 @@ def resolve_sampler(sampler: str | Sampler) -> Sampler:
     return SAMPLERS[sampler]()
 
 
-def with_options(sampler: str, **options: object) -> Sampler:
+def with_options(sampler: str, **options: Any) -> Sampler:
     """A sampler by name with options; an option that is None keeps its default.
 
     Raises:

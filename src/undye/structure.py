@@ -86,9 +86,9 @@ def _union(kinds: tuple[Any, ...], data: Any, where: str, base: Any) -> Any:
             raise UserError(f"{where}.kind: {name!r} is not one of {', '.join(by_kind)}")
         chosen = by_kind[name]
         return _dataclass(chosen, data, where, base if type(base) is chosen else None)
-    for kind in choices:
+    for kind in choices[:-1]:
         try:
             return _structure(kind, data, where, base)
-        except UserError as error:
-            last = error
-    raise last
+        except UserError:
+            continue
+    return _structure(choices[-1], data, where, base)

@@ -1,9 +1,9 @@
 """undye's own checkpoint: a folder that holds all that is needed to rebuild a model, and to go on training it.
 
-    config.json          the ModelConfig and the schema version
-    model.safetensors    the network's EMA weights
-    train_state/         what resuming needs beside these: tensors.safetensors and state.json
-    README.md            what this is, for people
+config.json          the ModelConfig and the schema version
+model.safetensors    the network's EMA weights
+train_state/         what resuming needs beside these: tensors.safetensors and state.json
+README.md            what this is, for people
 """
 
 import json
@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from undye.checkpoint.files import atomic_path, sync, write_text
+from undye.files import atomic_path, sync, write_text
 from undye.config import SCHEMA_VERSION, ModelConfig
-from undye.denoiser import Denoiser
+from undye.denoiser import Denoiser, channels_last
 from undye.errors import UserError
 from undye.structure import structure, unstructure
 
@@ -91,7 +91,7 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Denoiser:
     except ValueError as error:
         raise UserError(f"{folder / CONFIG}: {error}") from None
     load_weights(denoiser, weights, folder / WEIGHTS)
-    return denoiser.to(torch.device(device), memory_format=torch.channels_last).eval()
+    return channels_last(denoiser).to(device).eval()
 
 
 def load_weights(denoiser: Denoiser, weights: dict[str, Tensor], where: Path) -> None:
@@ -107,9 +107,8 @@ def load_weights(denoiser: Denoiser, weights: dict[str, Tensor], where: Path) ->
         raise UserError(f"{where}: weight {extra[0]!r} belongs to no part of the model ({len(extra)} in all)")
     for name, tensor in own.items():
         if tensor.shape != weights[name].shape:
-            raise UserError(
-                f"{where}: weight {name!r} has shape {tuple(weights[name].shape)}, the model needs {tuple(tensor.shape)}"
-            )
+            found, needed = tuple(weights[name].shape), tuple(tensor.shape)
+            raise UserError(f"{where}: weight {name!r} has shape {found}, the model needs {needed}")
     denoiser.network.load_state_dict(weights)
 
 
@@ -146,7 +145,9 @@ def checkpoints(run: Path) -> list[Path]:
     folder = run / "checkpoints"
     if not folder.is_dir():
         return []
-    return sorted((p for p in folder.iterdir() if p.name.isdigit() and (p / CONFIG).exists()), key=lambda p: int(p.name))
+    return sorted(
+        (p for p in folder.iterdir() if p.name.isdigit() and (p / CONFIG).exists()), key=lambda p: int(p.name)
+    )
 
 
 def read_config(folder: Path) -> ModelConfig:

@@ -21,7 +21,7 @@ class Gaussian:
     var: Tensor
 
     def sample(self, eps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """mean + sqrt(var) eps, for standard normal eps."""
+        """Mean + sqrt(var) eps, for standard normal eps."""
         return self.mean + self.var.sqrt() * eps
 
 

@@ -1,8 +1,8 @@
 """Noise schedules: how much of the data is left at each timestep.
 
 One float64 tensor says everything, `log_alpha_bar` (T+1 entries, entry 0 is 0: the data itself). beta, alpha, alpha_bar
-and the signal-to-noise ratio follow from it, through `expm1` where a difference from one would cancel. Timesteps are the
-paper's: t in 1..T, and index 0 is the data. There are no `_prev` arrays.
+and the signal-to-noise ratio follow from it, through `expm1` where a difference from one would cancel. Timesteps are
+the paper's: t in 1..T, and index 0 is the data. There are no `_prev` arrays.
 """
 
 import math
@@ -118,7 +118,7 @@ def _linspace(start: float, end: float, num: int) -> Tensor:
 
 
 def linear(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
-    """Ho et al. 2020, section 4: beta grows linearly. (Latent diffusion calls this one `sqrt_linear`.)"""
+    """Ho et al. 2020, section 4: beta grows linearly. Latent diffusion calls this one `sqrt_linear`."""
     return NoiseSchedule.from_beta(_linspace(beta_start, beta_end, num_steps))
 
 
@@ -133,7 +133,7 @@ def sqrt(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> No
 
 
 def sigmoid(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
-    """beta follows a logistic curve over +-6 from beta_start to beta_end, as in diffusers."""
+    """Beta follows a logistic curve over +-6 from beta_start to beta_end, as in diffusers."""
     return NoiseSchedule.from_beta(torch.sigmoid(_linspace(-6, 6, num_steps)) * (beta_end - beta_start) + beta_start)
 
 

@@ -18,7 +18,7 @@ def log_var_bounds(
     """(log posterior variance, log forward variance) of the step t -> s, float64 on the CPU.
 
     The posterior variance vanishes at s = 0. There it is replaced by that of the grid's preceding step,
-    `before` -> t (on the full grid 2 -> 1, as the original code has it); `before` defaults to a step of the same length.
+    `before` -> t (on the full grid 2 -> 1, as the original code); `before` defaults to a step of the same length.
     Where the grid has no preceding step (t = T), both are the forward variance.
     """
     if before is None:
@@ -42,7 +42,7 @@ def log_var(
     fraction: Float[Tensor, "b c h w"] | None = None,
     before: Real[Tensor, " b"] | None = None,
 ) -> Tensor:
-    """log of the reverse variance of the step t -> s: (B,) float64, or (B, C, H, W) for learned_range.
+    """Log of the reverse variance of the step t -> s: (B,) float64, or (B, C, H, W) for learned_range.
 
     Args:
         kind: one of `VARIANCES`.

@@ -103,6 +103,24 @@ class Unfold(nn.Module):
         return F.pixel_shuffle(self.mix(x), 2)
 
 
+class Stage(nn.Module):
+    """The blocks of a level, with attention after the first half of them where it is asked for."""
+
+    def __init__(self, channels: int, blocks: int, c_emb: int, dropout: float, head_channels: int = 0):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(channels, c_emb, dropout) for _ in range(blocks))
+        self.attention = Attention(channels, head_channels) if head_channels else None
+
+    def forward(self, h: Float[Tensor, "b c h w"], emb: Float[Tensor, "b e"]) -> Float[Tensor, "b c h w"]:
+        """The level's features."""
+        half = (len(self.blocks) + 1) // 2
+        for i, block in enumerate(self.blocks, start=1):
+            h = block(h, emb)
+            if i == half and self.attention is not None:
+                h = self.attention(h)
+        return h
+
+
 class CompactUNet(nn.Module):
     """The network of the `cpu` preset. Images of any size work: they are padded inside, and cropped again."""
 
@@ -115,8 +133,8 @@ class CompactUNet(nn.Module):
         c_emb = 4 * TIME_FEATURES
         self.stride = patch * 2 ** (len(widths) - 1)
 
-        def stage(level: int) -> nn.ModuleList:
-            return nn.ModuleList(Block(widths[level], c_emb, config.dropout) for _ in range(config.blocks[level]))
+        def stage(level: int, head_channels: int = 0) -> nn.Module:
+            return Stage(widths[level], config.blocks[level], c_emb, config.dropout, head_channels)
 
         self.time_mlp = nn.Sequential(nn.Linear(TIME_FEATURES, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb))
         self.class_embedding = None if num_classes is None else ClassEmbedding(num_classes, c_emb)
@@ -124,8 +142,7 @@ class CompactUNet(nn.Module):
         upper = range(len(widths) - 1)
         self.down = nn.ModuleList(stage(level) for level in upper)
         self.fold = nn.ModuleList(Fold(widths[level], widths[level + 1]) for level in upper)
-        self.middle = stage(len(widths) - 1)
-        self.attention = Attention(widths[-1], config.head_channels) if config.head_channels else None
+        self.middle = stage(len(widths) - 1, config.head_channels)
         self.unfold = nn.ModuleList(Unfold(widths[level + 1], widths[level]) for level in upper)
         self.join = nn.ModuleList(nn.Conv2d(2 * widths[level], widths[level], 1) for level in upper)
         self.up = nn.ModuleList(stage(level) for level in upper)
@@ -145,18 +162,12 @@ class CompactUNet(nn.Module):
         h = self.stem(h.contiguous(memory_format=torch.channels_last))
         skips = []
         for stage, fold in zip(self.down, self.fold, strict=True):
-            for block in stage:
-                h = block(h, emb)
+            h = stage(h, emb)
             skips.append(h)
             h = fold(h)
-        half = (len(self.middle) + 1) // 2
-        for i, block in enumerate(self.middle, start=1):
-            h = block(h, emb)
-            if i == half and self.attention is not None:
-                h = self.attention(h)
+        h = self.middle(h, emb)
         for level in reversed(range(len(self.up))):
             h = self.join[level](concat(self.unfold[level](h), skips[level]))
-            for block in self.up[level]:
-                h = block(h, emb)
+            h = self.up[level](h, emb)
         h = self.head(F.silu(self.norm_out(h)))
         return crop_like(F.pixel_shuffle(h, self.config.patch), x, self.stride)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def sinusoidal(t: Float[Tensor, " b"], dim: int, max_period: float = 1e4) -> Float[Tensor, "b dim"]:
-    """sin and cos of t at dim / 2 frequencies, spaced evenly on a log scale from 1 to 1 / max_period (both included).
+    """Sin and cos of t at dim / 2 frequencies, spaced evenly on a log scale from 1 to 1 / max_period (both included).
 
     As in the original code (`nn.get_timestep_embedding`): first all sines, then all cosines.
     """

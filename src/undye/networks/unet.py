@@ -18,6 +18,40 @@ from undye.networks.blocks import (
 from undye.networks.embedding import ClassEmbedding, sinusoidal
 
 
+class DownStage(nn.Module):
+    """A level on the way down: residual blocks, each with or without attention, then a downsampling."""
+
+    def __init__(self, blocks: list[nn.Module], attentions: list[nn.Module], resample: Downsample | None):
+        super().__init__()
+        self.blocks, self.attentions = nn.ModuleList(blocks), nn.ModuleList(attentions)
+        self.resample = resample
+
+    def forward(self, h: Float[Tensor, "b c h w"], emb: Float[Tensor, "b e"], skips: list[Tensor]) -> Tensor:
+        """The level's last features; all of them are appended to `skips`."""
+        for block, attention in zip(self.blocks, self.attentions, strict=True):
+            h = attention(block(h, emb))
+            skips.append(h)
+        if self.resample is not None:
+            h = self.resample(h)
+            skips.append(h)
+        return h
+
+
+class UpStage(nn.Module):
+    """A level on the way up: as many blocks and one more, each fed with what the way down left, and an upsampling."""
+
+    def __init__(self, blocks: list[nn.Module], attentions: list[nn.Module], resample: Upsample | None):
+        super().__init__()
+        self.blocks, self.attentions = nn.ModuleList(blocks), nn.ModuleList(attentions)
+        self.resample = resample
+
+    def forward(self, h: Float[Tensor, "b c h w"], emb: Float[Tensor, "b e"], skips: list[Tensor]) -> Tensor:
+        """The level's features; those it uses are taken off the end of `skips`."""
+        for block, attention in zip(self.blocks, self.attentions, strict=True):
+            h = attention(block(concat(h, skips.pop()), emb))
+        return h if self.resample is None else self.resample(h)
+
+
 class UNet(nn.Module):
     """A U-Net with residual blocks, self-attention at chosen levels, and skip connections from every block.
 
@@ -29,9 +63,10 @@ class UNet(nn.Module):
         self.config = config
         ch, c_emb = config.base_channels, 4 * config.base_channels
         widths = [ch * m for m in config.channel_mult]
-        self.stride = 2 ** (len(widths) - 1)
+        last = len(widths) - 1
+        self.stride = 2**last
 
-        def res(c_in: int, c_out: int) -> ResBlock:
+        def res(c_in: int, c_out: int) -> nn.Module:
             return ResBlock(c_in, c_out, c_emb, config.dropout, config.norm_groups, config.norm_eps)
 
         def attention(level: int) -> nn.Module:
@@ -47,29 +82,23 @@ class UNet(nn.Module):
         skips, c = [ch], ch
         self.down = nn.ModuleList()
         for level, width in enumerate(widths):
-            stage = nn.Module()
-            stage.blocks, stage.attentions = nn.ModuleList(), nn.ModuleList()
-            for _ in range(config.num_res_blocks):
-                stage.blocks.append(res(c, width))
-                stage.attentions.append(attention(level))
-                skips.append(c := width)
-            stage.resample = Downsample(c) if level < len(widths) - 1 else None
-            if stage.resample is not None:
-                skips.append(c)
-            self.down.append(stage)
+            n = config.num_res_blocks
+            blocks = [res(c if i == 0 else width, width) for i in range(n)]
+            c = width
+            skips += [c] * (n + (level < last))
+            self.down.append(
+                DownStage(blocks, [attention(level) for _ in range(n)], Downsample(c) if level < last else None)
+            )
 
-        self.middle = nn.ModuleList([res(c, c), AttentionBlock(c, config.norm_groups, config.norm_eps), res(c, c)])
+        self.middle1, self.middle2 = res(c, c), res(c, c)
+        self.middle_attention = AttentionBlock(c, config.norm_groups, config.norm_eps)
 
         self.up = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
-            stage = nn.Module()
-            stage.blocks, stage.attentions = nn.ModuleList(), nn.ModuleList()
-            for _ in range(config.num_res_blocks + 1):
-                stage.blocks.append(res(c + skips.pop(), width))
-                stage.attentions.append(attention(level))
-                c = width
-            stage.resample = Upsample(c) if level > 0 else None
-            self.up.append(stage)
+            n = config.num_res_blocks + 1
+            blocks = [res((c if i == 0 else width) + skips.pop(), width) for i in range(n)]
+            c = width
+            self.up.append(UpStage(blocks, [attention(level) for _ in range(n)], Upsample(c) if level > 0 else None))
 
         self.norm_out = nn.GroupNorm(config.norm_groups, c, config.norm_eps)
         self.conv_out = init_fan_avg(nn.Conv2d(c, out_channels, 3, padding=1), scale=0)
@@ -84,18 +113,9 @@ class UNet(nn.Module):
         h = self.conv_in(pad_to_multiple(x, self.stride))
         skips = [h]
         for stage in self.down:
-            for block, attention in zip(stage.blocks, stage.attentions, strict=True):
-                h = attention(block(h, emb))
-                skips.append(h)
-            if stage.resample is not None:
-                h = stage.resample(h)
-                skips.append(h)
-        first, attention, second = self.middle
-        h = second(attention(first(h, emb)), emb)
+            h = stage(h, emb, skips)
+        h = self.middle2(self.middle_attention(self.middle1(h, emb)), emb)
         for stage in self.up:
-            for block, attention in zip(stage.blocks, stage.attentions, strict=True):
-                h = attention(block(concat(h, skips.pop()), emb))
-            if stage.resample is not None:
-                h = stage.resample(h)
+            h = stage(h, emb, skips)
         h = self.conv_out(F.silu(self.norm_out(h)))
         return crop_like(h, x, self.stride)

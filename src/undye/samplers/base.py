@@ -1,8 +1,10 @@
 """What a sampler is: a frozen set of hyperparameters that turns noise into images, one step of a grid at a time."""
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, Protocol
 
 import torch
@@ -85,15 +87,10 @@ def pairs(grid: Real[Tensor, " n"], schedule: NoiseSchedule) -> list[tuple[float
     times = grid.tolist()
     if len(times) < 2 or times[-1] != 0 or times[0] > schedule.num_steps or not bool((grid.diff() < 0).all()):
         raise ValueError(f"a grid must fall strictly from at most T = {schedule.num_steps} to 0, got {times}")
-    return list(zip(times[:-1], times[1:], strict=True))
+    return list(pairwise(times))
 
 
 def final(steps: Iterator[Step]) -> Float[Tensor, "b c h w"]:
     """Run a sampler to its end and return the sample."""
-    step = None
     with torch.no_grad():
-        for step in steps:
-            pass
-    if step is None:
-        raise ValueError("the sampler took no step")
-    return step.x
+        return deque(steps, maxlen=1).pop().x

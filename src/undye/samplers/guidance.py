@@ -22,7 +22,7 @@ class Conditioned:
         if self.weight == 1:
             return conditional
         null = self.denoiser(x_t, t, None)
-        # x_t = a x_0 + b eps is linear, so mixing both alike keeps it true; x_0 from eps would divide by a, nearly 0 at T
+        # x_t = a x_0 + b eps is linear, so mixing both alike keeps it true; x_0 from eps would divide by a
         x_0 = null.x_0 + self.weight * (conditional.x_0 - null.x_0)
         eps = null.eps + self.weight * (conditional.eps - null.eps)
         return Denoised(x_0, eps, conditional.var_fraction)

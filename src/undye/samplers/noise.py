@@ -24,7 +24,7 @@ class SampleNoise:
     indices: Sequence[int]
     _draw: count = field(default_factory=count, repr=False, compare=False)
 
-    def draw(self, shape: tuple[int, int, int], draw: int) -> Float[Tensor, "b c h w"]:
+    def draw(self, shape: tuple[int, ...], draw: int) -> Float[Tensor, "b c h w"]:
         """Draw number `draw` of each sample, of shape (C, H, W) each; float32 on the CPU."""
         return torch.stack([keyed.normal(shape, self.seed, Stream.SAMPLE_NOISE, int(i), draw) for i in self.indices])
 

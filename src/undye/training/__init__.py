@@ -1,1 +1,1 @@
-"""."""
+"""Training: the run, its loop, and what listens to it."""

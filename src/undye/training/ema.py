@@ -4,7 +4,9 @@ import copy
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from undye.denoiser import Denoiser
 
 
 class EMA:
@@ -14,19 +16,20 @@ class EMA:
     Buffers are copied, not averaged.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
+    def __init__(self, model: Denoiser, decay: float):
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
         self.decay = decay
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, model: Denoiser, step: int) -> None:
         """Average in the weights after step number `step` (the first is 1)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages, weights = list(self.model.parameters()), list(model.parameters())
-        torch._foreach_lerp_(averages, [w.detach() for w in weights], 1 - decay)
+        averages: list[Tensor] = list(self.model.parameters())
+        weights: list[Tensor] = [w.detach() for w in model.parameters()]
+        torch._foreach_lerp_(averages, weights, 1 - decay)
         for average, buffer in _pairs(self.model, model):
             average.copy_(buffer)
 
 
-def _pairs(a: nn.Module, b: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+def _pairs(a: Denoiser, b: Denoiser) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(a.buffers(), b.buffers(), strict=True)

@@ -5,13 +5,12 @@ import shlex
 import sys
 import tomllib
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
-from undye.checkpoint.files import write_text
+from undye.files import write_text
 from undye.errors import UserError
 from undye.structure import structure, unstructure
 from undye.training.run import RunConfig
@@ -55,6 +54,8 @@ class RunFolder:
 
     def write_config(self, config: RunConfig) -> None:
         """Write config.toml."""
+        from importlib.metadata import version  # slow to import, and `--help` reads this module
+
         about = {
             "command": shlex.join(sys.argv),
             "undye": version("undye"),
@@ -99,7 +100,11 @@ def continue_run(stored: RunConfig, asked: RunConfig) -> RunConfig:
     """
     before, now = _flat(unstructure(stored)), _flat(unstructure(asked))
     # the stored model has the shape of its data, and with --init all of it is that model's
-    free = ["checkpoint.", "preview.", *(f"model.{k}" for k in ("image_size", "channels", "num_classes", "class_names"))]
+    free = [
+        "checkpoint.",
+        "preview.",
+        *(f"model.{k}" for k in ("image_size", "channels", "num_classes", "class_names")),
+    ]
     free += ["training.steps"] + (["model."] if stored.init else [])
     for key, value in before.items():
         if value != now.get(key) and not key.startswith(tuple(free)):
@@ -119,8 +124,7 @@ def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _without_none(data: Any) -> Any:
-    """TOML has no null: what is not set is left out, and read back as its default, which is None wherever None is allowed."""
+    """TOML has no null: what is None is left out, and reads back as None, the default wherever it is allowed."""
     if isinstance(data, dict):
         return {k: _without_none(v) for k, v in data.items() if v is not None}
     return data
-

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from undye.checkpoint.files import write_text
+from undye.files import write_text
 from undye.training.events import BudgetSet, Event, Finished, Listener, Logged, Previewed, Saved
 
 
@@ -20,7 +20,9 @@ class JsonLog:
         """Lines beyond the step that the run resumes from are dropped: those steps will be taken again."""
         self.path = path
         if path.exists():
-            write_text(path, "".join(line for line in path.read_text().splitlines(keepends=True) if _keep(line, resumed_at)))
+            write_text(
+                path, "".join(line for line in path.read_text().splitlines(keepends=True) if _keep(line, resumed_at))
+            )
 
     def __call__(self, event: Event) -> None:
         """Write the events that are worth keeping."""

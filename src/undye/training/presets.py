@@ -7,9 +7,7 @@ from undye.training.run import CheckpointConfig, PreviewConfig, RunConfig, Train
 
 _RUNS: Mapping[str, tuple[TrainingConfig, CheckpointConfig, PreviewConfig]] = {
     "cpu": (
-        TrainingConfig(
-            steps=12_000, batch_size=32, lr=3e-3, warmup=100, decay="linear", beta2=0.99, ema_decay=0.999
-        ),
+        TrainingConfig(steps=12_000, batch_size=32, lr=3e-3, warmup=100, decay="linear", beta2=0.99, ema_decay=0.999),
         CheckpointConfig(every=1_000),
         PreviewConfig(),
     ),
@@ -35,6 +33,4 @@ def run_preset(name: str) -> RunConfig:
     """
     check_preset_name(name)
     training, checkpoint, preview = _RUNS[name]
-    return RunConfig(
-        preset=name, model=MODEL_PRESETS[name], training=training, checkpoint=checkpoint, preview=preview
-    )
+    return RunConfig(preset=name, model=MODEL_PRESETS[name], training=training, checkpoint=checkpoint, preview=preview)

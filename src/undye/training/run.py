@@ -1,4 +1,4 @@
-"""RunConfig: everything that defines a training run. Plain data; no torch here, so that the command line starts fast."""
+"""RunConfig: everything that defines a training run. Plain data; no torch here: the command line starts fast."""
 
 from dataclasses import dataclass, field, replace
 from typing import Literal

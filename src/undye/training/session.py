@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from signal import Signals
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
 
-from undye.checkpoint.files import remove, remove_temporaries
-from undye.checkpoint.native import TrainState, checkpoints, find_checkpoint, load, load_train_state, read_weights, save
+from undye.files import remove, remove_temporaries
 from undye.checkpoint.native import WEIGHTS as WEIGHTS_FILE
+from undye.checkpoint.native import TrainState, checkpoints, find_checkpoint, load, load_train_state, read_weights, save
 from undye.data import load_images
 from undye.data.source import ArraySource, ImageSource
 from undye.denoiser import Denoiser
@@ -22,7 +23,7 @@ from undye.pictures import enlarge, make_grid, save_png
 from undye.sampling import sample
 from undye.training.batches import BatchStream
 from undye.training.budget import BudgetPlanner
-from undye.training.events import BudgetSet, Event, Finished, Listener, Logged, Previewed, Saved, Started, StepDone
+from undye.training.events import BudgetSet, Event, Finished, Listener, Previewed, Saved, Started, StepDone
 from undye.training.folder import RunFolder, continue_run
 from undye.training.listeners import record_keepers
 from undye.training.run import RunConfig
@@ -84,7 +85,12 @@ class _Session:
     """One process's part of a run, from start or resumption to the end or a signal."""
 
     def __init__(
-        self, config: RunConfig, folder: RunFolder, previous: Path | None, device: torch.device, listeners: list[Listener]
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        previous: Path | None,
+        device: torch.device,
+        listeners: list[Listener],
     ):
         self.folder, self.listeners, self.previous = folder, listeners, previous
         self.source = load_data(config)
@@ -114,9 +120,7 @@ class _Session:
         precision = self.config.training.precision
         if precision == "auto":
             precision = "bf16" if supports_bf16(device) else "fp32"
-        accelerator = Accelerator(
-            cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no"
-        )
+        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
         if accelerator.num_processes > 1:
             raise UserError("this version trains in one process: start it without accelerate launch or torchrun")
         objective = SimpleObjective(self.config.training.label_drop)
@@ -173,7 +177,9 @@ class _Session:
             if not math.isfinite(event.loss) or not math.isfinite(event.grad_norm):
                 last = next(reversed(checkpoints(self.folder.path)), None)
                 kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
-                raise UserError(f"the loss or its gradient is not finite at step {event.step}: lower --training.lr; {kept}")
+                raise UserError(
+                    f"the loss or its gradient is not finite at step {event.step}: lower --training.lr; {kept}"
+                )
             yield event
 
     def after_step(self, done: bool) -> None:
@@ -228,7 +234,12 @@ class _Session:
                 "images": len(self.source),
                 "window": self.window.sums(),
             }
-            about = {"data": self.config.data, "step": step, "of_steps": self.trainer.total_steps, "seed": self.config.seed}
+            about = {
+                "data": self.config.data,
+                "step": step,
+                "of_steps": self.trainer.total_steps,
+                "seed": self.config.seed,
+            }
             save(path, self.trainer.ema.model, TrainState(self.trainer.state_tensors(), values), about)
         self.emit(Saved(step, path))
         for old in checkpoints(self.folder.path)[: -self.config.checkpoint.keep]:
@@ -240,19 +251,20 @@ def load_data(config: RunConfig) -> ImageSource:
     if not config.data:
         raise UserError("no data: give --data a name (fashion-mini, ...), a folder of images, or an .npz file")
     size = config.image_size
-    channels = config.channels
+    channels: Literal[1, 3] | None = config.channels
     if config.init is not None:
         initial = load(config.init).config
-        size, channels = size or initial.image_size, channels or initial.channels
-    return load_images(
-        config.data, image_size=size, channels=channels, labels=config.labels, upscale=config.upscale
-    )
+        size = size or initial.image_size
+        channels = channels or (1 if initial.channels == 1 else 3)
+    return load_images(config.data, image_size=size, channels=channels, labels=config.labels, upscale=config.upscale)
 
 
 def build_model(config: RunConfig, source: ImageSource) -> tuple[RunConfig, Denoiser]:
     """The model of a run, in the shape of its data; the config with that filled in."""
     if config.model.variance == "learned_range":
-        raise UserError("the simple loss does not train learned_range: choose --model.variance fixed_small or fixed_large")
+        raise UserError(
+            "the simple loss does not train learned_range: choose --model.variance fixed_small or fixed_large"
+        )
     if config.init is not None:
         denoiser = load(find_checkpoint(config.init))
         have = denoiser.config

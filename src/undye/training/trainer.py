@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from undye.denoiser import Denoiser
+from undye.denoiser import Denoiser, channels_last
 from undye.objective import SimpleObjective
 from undye.training.batches import Batch
 from undye.training.ema import EMA
@@ -34,7 +34,7 @@ class Trainer:
         accelerator: Accelerator,
     ):
         # convolutions on this layout are what CPUs and tensor cores are fast at; the numbers are the same
-        self.denoiser = denoiser.to(accelerator.device, memory_format=torch.channels_last).train()
+        self.denoiser = channels_last(denoiser).to(accelerator.device).train()
         self.ema = EMA(self.denoiser, config.ema_decay)
         self.objective, self.config, self.seed, self.accelerator = objective, config, seed, accelerator
         self.parameters = [p for p in self.denoiser.parameters() if p.requires_grad]
@@ -47,8 +47,8 @@ class Trainer:
     def learning_rate(self, step: int) -> float:
         """The rate of step number `step` (the first is 0): linear warm-up, then the decay over what remains.
 
-        It does not depend on the number of steps until the warm-up is over, so that a time budget can use the warm-up to
-        find that number.
+        It does not depend on the number of steps until the warm-up is over, so that a time budget can use the warm-up
+        to find that number.
         """
         config = self.config
         if step < config.warmup:
@@ -69,7 +69,7 @@ class Trainer:
             x_0 = batch.x_0.to(device, memory_format=torch.channels_last)
             label = None if batch.label is None else batch.label.to(device)
             draw = self.objective.draw(
-                tuple(x_0.shape[1:]), self.denoiser.schedule.num_steps, self.seed, self.step, batch.examples
+                x_0.shape[1:], self.denoiser.schedule.num_steps, self.seed, self.step, batch.examples
             )
             with self.accelerator.autocast():
                 loss = self.objective.loss(self.denoiser, x_0, draw, label).mean()
@@ -104,14 +104,16 @@ class Trainer:
         """Continue after `step`, from what `state_tensors` gave and the EMA's weights."""
         self.step = step
         self.ema.model.network.load_state_dict(ema_weights)
-        self.denoiser.load_state_dict({k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")})
+        self.denoiser.load_state_dict(
+            {k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")}
+        )
         for name, parameter in self.denoiser.named_parameters():
             moments = {
                 key: state[f"optimizer.{key}.{name}"]
                 for key in ("step", "exp_avg", "exp_avg_sq")
                 if f"optimizer.{key}.{name}" in state
             }
-            # Adam keeps its moments in the layout of the weights; its step counter stays on the CPU unless fused on a GPU
+            # Adam keeps its moments in the layout of the weights; its step counter lies beside them
             self.optimizer.state[parameter] = {
                 key: value.to(parameter.device) if key == "step" else torch.empty_like(parameter).copy_(value)
                 for key, value in moments.items()

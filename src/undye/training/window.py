@@ -53,7 +53,12 @@ class Window:
         if event.step % LOG_EVERY:
             return None
         line = Logged(
-            event.step, s.loss / s.steps, event.lr, s.grad_norm / s.steps, s.images / max(s.seconds, 1e-9), self.elapsed()
+            event.step,
+            s.loss / s.steps,
+            event.lr,
+            s.grad_norm / s.steps,
+            s.images / max(s.seconds, 1e-9),
+            self.elapsed(),
         )
         self._sums = Sums()
         return line

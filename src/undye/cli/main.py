@@ -1,0 +1,81 @@
+"""`undye`: finds the command, and turns errors into lines and exit codes.
+
+Exit codes: 0 done; 1 a bug in undye, with its traceback; 2 bad input, with one line; 130 and 143 stopped by Ctrl-C or
+SIGTERM. Nothing heavy is imported before the arguments are known to be good.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from undye.errors import UserError
+
+COMMANDS = {
+    "train": "train a model on images",
+    "sample": "draw images from a model",
+    "info": "say what a model is",
+}
+
+
+def usage() -> str:
+    """What `undye --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:<{width}}  {about}" for name, about in COMMANDS.items())
+    return (
+        "usage: undye COMMAND ...\n\n"
+        "Denoising diffusion probabilistic models: train on your own images, sample, measure.\n\n"
+        f"commands:\n{lines}\n\n"
+        "`undye COMMAND --help` explains a command; `undye --version` prints the version.\n\n"
+        "to begin:\n"
+        "  undye train cpu --data fashion-mini --out runs/first --budget 5m\n"
+        "  undye sample runs/first --n 64 --out samples.png\n"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(args)
+    except UserError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("\nundye: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # the reader of our output went away (`undye info X | head`): not our error, and nothing left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        # a full disk, a read-only folder: the user's to mend. One without a strerror is a bug of ours.
+        if error.strerror is None:
+            raise
+        return _fail(f"{error.strerror}: {error.filename}" if error.filename else error.strerror)
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(usage(), end="", file=sys.stdout if args else sys.stderr)
+        return 0 if args else 2
+    if args[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(f"undye {version('undye')}")
+        return 0
+    if args[0] not in COMMANDS:
+        import difflib
+
+        close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise UserError(f"unknown command {args[0]!r}: {hint}commands are {', '.join(COMMANDS)}")
+    return importlib.import_module(f"undye.cli.{args[0]}").main(args[1:])
+
+
+def _fail(message: str) -> int:
+    print(f"undye: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""`undye sample MODEL --out ...`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from undye.cli.options import Device, Threads
+from undye.cli.parse import parse
+from undye.cli.progress import Progress
+from undye.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleArgs:
+    """The flags of `undye sample`."""
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A run folder or a checkpoint folder."""
+    out: Annotated[str, tyro.conf.arg(metavar="OUT")] = ""
+    """grid.png, samples.npz (array `images`), or a folder (one PNG per image)."""
+    n: int = 16
+    """How many images."""
+    sampler: str = "ddim"
+    """ddim (deterministic, few steps) or ancestral (the paper's Algorithm 2)."""
+    steps: int | None = None
+    """Network calls per image; without it 50, and all T for ancestral."""
+    grid: str = "uniform"
+    """How the steps are spread over the times: uniform or quadratic."""
+    seed: int = 0
+    """Image number i depends on the seed and i alone."""
+    eta: float | None = None
+    """ddim: 0 (the default) is deterministic, 1 as random as ancestral."""
+    variance: str | None = None
+    """ancestral: fixed_small or fixed_large; without it the model's own."""
+    clip: bool | None = None
+    """Clip the predicted x_0 to [-1, 1] at each step; without it as the model says."""
+    label: str = ""
+    """A class by number or name; for models that were trained with labels."""
+    guidance: float = 1.0
+    """Classifier-free guidance: above 1 exaggerates the class."""
+    film: Annotated[str, tyro.conf.arg(metavar="FILM")] = ""
+    """Also write the reverse process: .gif plays it, .png shows it as a strip."""
+    frames: int = 10
+    """States in the film, beside the noise that it starts from."""
+    batch_size: int | None = None
+    """Images at a time; without it chosen by their size."""
+    device: Device = ""
+    threads: Threads = 0
+
+
+def main(args: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    a = parse(SampleArgs, args, "undye sample", "Draw images from a model.")
+    if not a.out and not a.film:
+        raise UserError("nothing to write: give --out grid.png, samples.npz or a folder, or --film film.gif")
+    if not Path(a.model).exists():
+        raise UserError(f"no model at {a.model}: give a run folder or a checkpoint folder")
+
+    from undye.checkpoint.native import load
+    from undye.device import pick_device, set_threads
+    from undye.pictures import check_film, check_target, save_film, save_images
+    from undye.sampling import SampleRequest, film, sample, with_options
+
+    if a.out:
+        check_target(Path(a.out))
+    if a.film:
+        check_film(Path(a.film))
+    set_threads(a.threads or None)
+    denoiser = load(a.model, pick_device(a.device or None))
+    request = SampleRequest(
+        n=a.n,
+        sampler=with_options(a.sampler, eta=a.eta, variance=a.variance, clip=a.clip),
+        steps=a.steps
+        if a.steps is not None
+        else (None if a.sampler == "ancestral" else min(50, denoiser.schedule.num_steps)),
+        grid=a.grid,
+        seed=a.seed,
+        label=_label(a.label, denoiser.config.class_names, denoiser.config.num_classes),
+        guidance=a.guidance,
+        batch_size=a.batch_size,
+    )
+    with Progress("sampling", "network calls") as progress:
+        if a.film:
+            frames = film(denoiser, request, a.frames, progress)
+            images = frames[-1]
+            save_film(frames, Path(a.film))
+        else:
+            images = sample(denoiser, **vars(request), progress=progress)
+    if a.out:
+        save_images(images, Path(a.out))
+    for path in filter(None, (a.out, a.film)):
+        print(path)
+    return 0
+
+
+def _label(text: str, names: tuple[str, ...] | None, num_classes: int | None) -> int | None:
+    """A class by number or name."""
+    if not text:
+        return None
+    if num_classes is None:
+        raise UserError("this model was trained without labels: leave --label out")
+    if text.isdigit() and int(text) < num_classes:
+        return int(text)
+    lower = [name.lower() for name in names or ()]
+    if text.lower() in lower:
+        return lower.index(text.lower())
+    known = ", ".join(names) if names else f"0..{num_classes - 1}"
+    raise UserError(f"no class {text!r}: choose from {known}")
