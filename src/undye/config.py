@@ -48,7 +48,7 @@ class CompactConfig:
     kind: Literal["compact"] = "compact"
     patch: int = 2
     """Side of the patches that the stem folds into channels; the first level's map is smaller by this factor."""
-    channels: tuple[int, ...] = (64, 160)
+    channels: tuple[int, ...] = (48, 128)
     """Width of each level; each level halves the map of the one before."""
     blocks: tuple[int, ...] = (1, 4)
     """Residual blocks of each level on the way down (and again on the way up); the last level has these only once."""

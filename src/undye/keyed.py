@@ -33,8 +33,8 @@ def generator(seed: int, stream: Stream, *counters: int) -> np.random.Generator:
     if len(counters) > 3:
         raise ValueError(f"at most 3 counters, got {len(counters)}")
     words = [*counters, *([0] * (3 - len(counters)))]
-    key = np.array([seed % _WORD, int(stream)], dtype=np.uint64)
-    counter = np.array([0, *(w % _WORD for w in words)], dtype=np.uint64)
+    key = np.array([int(seed) % _WORD, int(stream)], dtype=np.uint64)
+    counter = np.array([0, *(int(w) % _WORD for w in words)], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 

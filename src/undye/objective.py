@@ -38,10 +38,11 @@ class SimpleObjective:
 
         Each is a function of (seed, step, example number) alone, so any split of the batch draws the same.
         """
+        numbers = examples.tolist()
         eps = np.stack(
-            [keyed.generator(seed, Stream.TRAIN_NOISE, step, i).standard_normal(shape, np.float32) for i in examples]
+            [keyed.generator(seed, Stream.TRAIN_NOISE, step, i).standard_normal(shape, np.float32) for i in numbers]
         )
-        u = np.array([keyed.generator(seed, Stream.TRAIN_TIME, step, i).random(2) for i in examples])
+        u = np.array([keyed.generator(seed, Stream.TRAIN_TIME, step, i).random(2) for i in numbers])
         t = 1 + np.floor(u[:, 0] * num_steps).astype(np.int64)
         return Draw(torch.from_numpy(t), torch.from_numpy(eps), torch.from_numpy(u[:, 1] >= self.label_drop))
 

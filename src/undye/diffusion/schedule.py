@@ -68,27 +68,27 @@ class NoiseSchedule:
         return len(self.log_alpha_bar) - 1
 
     @property
-    def alpha_bar(self) -> Float64[Tensor, " T+1"]:
+    def alpha_bar(self) -> Float64[Tensor, " {self.num_steps}+1"]:
         """Product of alpha_1..alpha_t; entry 0 is 1. May underflow to 0 for long schedules: log_alpha_bar does not."""
         return self.log_alpha_bar.exp()
 
     @property
-    def alpha(self) -> Float64[Tensor, " T+1"]:
+    def alpha(self) -> Float64[Tensor, " {self.num_steps}+1"]:
         """alpha_t = 1 - beta_t; entry 0 is 1."""
         return torch.cat([self.log_alpha_bar[:1], self.log_alpha_bar.diff()]).exp()
 
     @property
-    def beta(self) -> Float64[Tensor, " T+1"]:
+    def beta(self) -> Float64[Tensor, " {self.num_steps}+1"]:
         """The variances of the forward steps; entry 0 is 0."""
         return -torch.cat([self.log_alpha_bar[:1], self.log_alpha_bar.diff()]).expm1()
 
     @property
-    def log_snr(self) -> Float64[Tensor, " T+1"]:
+    def log_snr(self) -> Float64[Tensor, " {self.num_steps}+1"]:
         """log(alpha_bar / (1 - alpha_bar)); entry 0 is +inf."""
         return log_snr(self.log_alpha_bar)
 
     @property
-    def snr(self) -> Float64[Tensor, " T+1"]:
+    def snr(self) -> Float64[Tensor, " {self.num_steps}+1"]:
         """Signal-to-noise ratio alpha_bar / (1 - alpha_bar); entry 0 is +inf."""
         return self.log_snr.exp()
 
@@ -134,12 +134,12 @@ def sqrt(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> No
 
 def sigmoid(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
     """Beta follows a logistic curve over +-6 from beta_start to beta_end, as in diffusers."""
-    return NoiseSchedule.from_beta(torch.sigmoid(_linspace(-6, 6, num_steps)) * (beta_end - beta_start) + beta_start)
+    return NoiseSchedule.from_beta(torch.sigmoid(_linspace(-6.0, 6.0, num_steps)) * (beta_end - beta_start) + beta_start)
 
 
 def cosine(num_steps: int, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
     """Nichol and Dhariwal 2021, Eq. 17: alpha_bar follows a squared cosine; betas are cut at `max_beta`."""
-    u = (_linspace(0, 1, num_steps + 1) + offset) / (1 + offset)
+    u = (_linspace(0.0, 1.0, num_steps + 1) + offset) / (1 + offset)
     alpha_bar = torch.cos(u * (math.pi / 2)) ** 2
     return NoiseSchedule.from_beta((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta))
 

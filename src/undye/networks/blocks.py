@@ -29,7 +29,7 @@ class ResBlock(nn.Module):
         self.emb_proj = init_fan_avg(nn.Linear(c_emb, c_out))
         self.norm2 = nn.GroupNorm(groups, c_out, eps)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = init_fan_avg(nn.Conv2d(c_out, c_out, 3, padding=1), scale=0)
+        self.conv2 = init_fan_avg(nn.Conv2d(c_out, c_out, 3, padding=1), scale=0.0)
         self.shortcut = nn.Identity() if c_in == c_out else init_fan_avg(nn.Conv2d(c_in, c_out, 1))
 
     def forward(self, x: Float[Tensor, "b c h w"], emb: Float[Tensor, "b e"]) -> Float[Tensor, "b d h w"]:
@@ -47,7 +47,7 @@ class AttentionBlock(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, eps)
         self.q, self.k, self.v = (init_fan_avg(nn.Conv2d(channels, channels, 1)) for _ in range(3))
-        self.proj_out = init_fan_avg(nn.Conv2d(channels, channels, 1), scale=0)
+        self.proj_out = init_fan_avg(nn.Conv2d(channels, channels, 1), scale=0.0)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Attend, project, add."""

@@ -101,7 +101,7 @@ class UNet(nn.Module):
             self.up.append(UpStage(blocks, [attention(level) for _ in range(n)], Upsample(c) if level > 0 else None))
 
         self.norm_out = nn.GroupNorm(config.norm_groups, c, config.norm_eps)
-        self.conv_out = init_fan_avg(nn.Conv2d(c, out_channels, 3, padding=1), scale=0)
+        self.conv_out = init_fan_avg(nn.Conv2d(c, out_channels, 3, padding=1), scale=0.0)
 
     def forward(
         self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], label: Int64[Tensor, " b"] | None = None

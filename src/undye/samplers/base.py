@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Real
@@ -17,6 +17,7 @@ from undye.diffusion.process import GaussianProcess
 from undye.diffusion.schedule import NoiseSchedule
 
 
+@runtime_checkable
 class DenoiserLike(Protocol):
     """What samplers ask of a model. `undye.Denoiser` is one; so are the oracles of `undye.testing`."""
 
@@ -84,7 +85,7 @@ def pairs(grid: Real[Tensor, " n"], schedule: NoiseSchedule) -> list[tuple[float
     Raises:
         ValueError: if the grid does not fall strictly from at most T to 0.
     """
-    times = grid.tolist()
+    times = [float(t) for t in grid]
     if len(times) < 2 or times[-1] != 0 or times[0] > schedule.num_steps or not bool((grid.diff() < 0).all()):
         raise ValueError(f"a grid must fall strictly from at most T = {schedule.num_steps} to 0, got {times}")
     return list(pairwise(times))

@@ -29,7 +29,7 @@ from undye.training.listeners import record_keepers
 from undye.training.run import RunConfig
 from undye.training.signals import StopSignals
 from undye.training.trainer import Trainer
-from undye.training.window import Window
+from undye.training.window import Sums, Window
 
 DECODERS = 4
 """Batches prepared ahead where images are decoded as they are needed."""
@@ -103,7 +103,7 @@ class _Session:
         if previous is not None:
             state = load_train_state(previous)
             spent = state.values["elapsed"]
-            self.window = Window(**state.values["window"])
+            self.window = Window(Sums(**state.values["window"]))
             if state.values["images"] != len(self.source):
                 raise UserError(
                     f"the data has {len(self.source):,} images, the run was started on {state.values['images']:,}: "
@@ -146,6 +146,8 @@ class _Session:
             self.emit(Started(trainer.step, total, (f"{self.folder.path} is finished at step {trainer.step}",)))
             return self.previous
         self.folder.write_config(self.config)
+        if self.previous is None:
+            torch.manual_seed(self.config.seed)  # for dropout, which draws from torch's own generator
         self.listeners = [*record_keepers(self.folder.path, trainer.step), *self.listeners]
         if trainer.step:
             self.notes.append(f"going on from step {trainer.step:,}")

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from undye.training.events import Logged, StepDone
 
@@ -23,8 +24,8 @@ class Sums:
 class Window:
     """Adds up steps and gives a line for the log after every `LOG_EVERY`-th."""
 
-    def __init__(self, **sums: float):
-        self._sums = Sums(**sums)  # pyrefly: ignore
+    def __init__(self, sums: Sums | None = None):
+        self._sums = sums or Sums()
         self._start = self._mark = time.perf_counter()
         self._spent = 0.0
 
@@ -37,7 +38,7 @@ class Window:
         """Seconds of the whole run so far."""
         return self._spent + time.perf_counter() - self._start
 
-    def sums(self) -> dict[str, float]:
+    def sums(self) -> dict[str, Any]:
         """The state, for a checkpoint."""
         return asdict(self._sums)
 

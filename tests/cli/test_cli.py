@@ -1,0 +1,217 @@
+"""The command line as a user meets it: output, one-line errors, exit codes, speed of parsing, signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from undye.cli.main import COMMANDS, main
+
+TINY = [
+    *("--model.network.channels", "8", "16", "--model.network.blocks", "1", "1", "--model.network.head-channels", "8"),
+    *("--training.batch-size", "4", "--preview.count", "1", "--preview.n", "4", "--preview.steps", "2"),
+]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    rng = np.random.default_rng(0)
+    np.savez(folder / "a.npz", images=rng.integers(0, 256, (12, 8, 8, 1), dtype=np.uint8), labels=np.arange(12) % 3)
+    args = ["train", "cpu", "--data", str(folder / "a.npz"), "--labels", "auto", "--out", str(folder / "run")]
+    assert main([*args, *TINY, "--training.steps", "4"]) == 0
+    return folder / "run"
+
+
+def fails(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    """The one line of a wrong call."""
+    assert main(list(args)) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("undye: error: ")
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+@pytest.mark.parametrize("command", [[], *([c] for c in COMMANDS)])
+def test_help(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    try:
+        code = main([*command, "--help"])
+    except SystemExit as stop:
+        code = stop.code
+    assert code in (0, None)
+    assert "undye" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["trian"], "did you mean 'train'"),
+        (["train", "cpo", "--data", "x", "--out", "y"], "did you mean 'cpu'"),
+        (["train", "cpu", "--data", "fashion-mini"], "--out"),
+        (["train", "cpu", "--out", "y"], "--data"),
+        (["train", "--trainng.steps", "5"], "did you mean --training.steps"),
+        (["train", "--training.steps", "five"], "--training.steps"),
+        (["train", "--training.steps"], "--training.steps"),
+        (["train", "--training.decay", "cubic"], "cubic"),
+        (["train", "--data", "x", "--out", "y", "--budget", "5"], "90s"),
+        (["train", "--data", "x", "--out", "y", "--image-size", "12,5"], "HxW"),
+        (["train", "--data", "fashion-mimi", "--out", "y"], "fashion-mini"),
+        (["train", "--data", "x", "--out", "y", "--config", "no.toml"], "no.toml"),
+        (["train", "--data", "fashion-mini", "--out", "y", "--device", "tpu"], "tpu"),
+        (["train", "--data", "fashion-mini", "--out", "y", "--threads", "-1"], "--threads"),
+        (["sample"], "MODEL"),
+        (["sample", "nowhere", "--out", "x.png"], "nowhere"),
+        (["sample", "nowhere", "--sed", "3"], "did you mean --seed"),
+        (["info", "nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_calls(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert says in fails(capsys, *args)
+    assert list(tmp_path.iterdir()) == [], "a wrong call leaves nothing"
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ([], "nothing to write"),
+        (["--out", "x.bmp"], "x.bmp"),
+        (["--out", "x.png", "--film", "x.mp4"], "x.mp4"),
+        (["--out", "x.png", "--sampler", "euler"], "ddim"),
+        (["--out", "x.png", "--sampler", "ddim", "--variance", "fixed_small"], "variance"),
+        (["--out", "x.png", "--sampler", "ancestral", "--variance", "wide"], "wide"),
+        (["--out", "x.png", "--eta", "2"], "eta"),
+        (["--out", "x.png", "--steps", "5000"], "1..1000"),
+        (["--out", "x.png", "--steps", "0"], "1..1000"),
+        (["--out", "x.png", "--n", "0"], "at least 1"),
+        (["--out", "x.png", "--label", "7"], "choose from"),
+        (["--out", "x.png", "--guidance", "2"], "label"),
+        (["--out", "x.png", "--grid", "cubic"], "cubic"),
+        (["--out", "x.png", "--batch-size", "0"], "at least 1"),
+        (["--out", "x.png", "--seed", "-1"], "seed"),
+    ],
+)
+def test_wrong_sampling(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run_folder: Path,
+    args: list[str],
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert says in fails(capsys, "sample", str(run_folder), *args)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sampling_writes_every_kind_of_output(run_folder: Path, tmp_path: Path) -> None:
+    common = ["sample", str(run_folder), "--n", "5", "--steps", "3", "--label", "2", "--guidance", "1.5"]
+    assert main([*common, "--out", str(tmp_path / "grid.png"), "--film", str(tmp_path / "film.gif")]) == 0
+    assert main([*common, "--out", str(tmp_path / "a.npz")]) == 0
+    assert main([*common, "--out", str(tmp_path / "folder"), "--film", str(tmp_path / "strip.png")]) == 0
+    array = np.load(tmp_path / "a.npz")["images"]
+    assert array.shape == (5, 8, 8, 1)
+    for i in range(5):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "folder" / f"{i:06d}.png")), array[i, :, :, 0])
+    ancestral = ["--sampler", "ancestral", "--variance", "fixed_large", "--out", str(tmp_path / "b.npz")]
+    assert main([*common, *ancestral]) == 0
+    assert not np.array_equal(np.load(tmp_path / "b.npz")["images"], array)
+
+
+def test_info(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["info", str(run_folder)]) == 0
+    text = capsys.readouterr().out
+    assert "8x8, 1 channel" in text
+    assert "cosine, T = 1000" in text
+    assert main(["info", str(run_folder), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["model"]["num_classes"] == 3
+    assert facts["about"]["step"] == 4
+
+
+def test_settings_from_a_file_and_flags_over_them(run_folder: Path, tmp_path: Path) -> None:
+    toml = tmp_path / "run.toml"
+    toml.write_text('data = "x"\n[training]\nsteps = 3\nlr = 1e-4\n[model.schedule]\nname = "linear"\n')
+    args = ["train", "cpu", "--config", str(toml), "--data", str(run_folder.parent / "a.npz"), *TINY]
+    assert main([*args, "--training.steps", "2", "--out", str(tmp_path / "run")]) == 0
+    from undye.training.folder import RunFolder
+
+    config = RunFolder(tmp_path / "run").read_config()
+    assert (config.training.steps, config.training.lr, config.model.schedule.name) == (2, 1e-4, "linear")
+    # a run's own config.toml makes the same run again
+    again = ["train", "--config", str(tmp_path / "run" / "config.toml"), "--out", str(tmp_path / "again")]
+    assert main(again) == 0
+    a, b = (tmp_path / name / "checkpoints" / "2" / "model.safetensors" for name in ("run", "again"))
+    assert a.read_bytes() == b.read_bytes()
+
+
+def test_a_config_file_with_a_mistake(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    toml = tmp_path / "run.toml"
+    toml.write_text("[training]\nstep = 3\n")
+    assert "unknown setting 'step'" in fails(capsys, "train", "--config", str(toml), "--data", "x", "--out", "y")
+    toml.write_text("training = [")
+    assert "not valid TOML" in fails(capsys, "train", "--config", str(toml), "--data", "x", "--out", "y")
+
+
+def test_resume_needs_only_the_folder(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--resume", "--out", str(run_folder)]) == 0
+    assert "finished at step 4" in capsys.readouterr().err
+    assert "training.lr" in fails(capsys, "train", "--resume", "--out", str(run_folder), "--training.lr", "1")
+    assert "preset" in fails(capsys, "train", "ddpm-256", "--resume", "--out", str(run_folder))
+
+
+@pytest.mark.parametrize("args", [["--help"], ["train", "--help"], ["train", "--no-such-flag"], ["sample", "--help"]])
+def test_help_and_wrong_flags_import_nothing_heavy(args: list[str]) -> None:
+    code = (
+        "import sys\nfrom undye.cli.main import main\n"
+        f"try:\n    main({args!r})\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'torchvision', 'numpy', 'PIL', 'accelerate', 'safetensors'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_resumable_run(run_folder: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
+    out = tmp_path / "run"
+    data = str(run_folder.parent / "a.npz")
+    command = [sys.executable, "-m", "undye.cli.main", "train", "cpu", "--data", data, "--out", str(out), *TINY]
+    process = subprocess.Popen([*command, "--training.steps", "1000000"], stderr=subprocess.PIPE, text=True)
+    log = out / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and '"logged"' in log.read_text()):
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "--resume" in err
+    assert "Traceback" not in err
+    (checkpoint,) = (out / "checkpoints").iterdir()
+    step = int(checkpoint.name)
+    assert main(["train", "--resume", "--out", str(out), "--training.steps", str(step + 2)]) == 0
+    assert (out / "checkpoints" / str(step + 2)).is_dir()
+
+
+def test_a_full_disk_is_one_line(
+    capsys: pytest.CaptureFixture[str], run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: object) -> None:
+        raise OSError(28, os.strerror(28), "x.png")
+
+    monkeypatch.setattr("os.replace", full)
+    out = str(tmp_path / "x.png")
+    assert "No space left" in fails(capsys, "sample", str(run_folder), "--n", "1", "--steps", "2", "--out", out)
+    assert list(tmp_path.iterdir()) == []

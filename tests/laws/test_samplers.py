@@ -1,0 +1,234 @@
+"""What every sampler keeps, whoever adds one to the table: run on oracles, where the right answer is known.
+
+With one Gaussian as data an unclipped sampler is an affine map of everything random that it is fed: x_T and each draw
+of noise. So its output is exactly Gaussian, and its moments are read off without any sampling: feed it nothing, then
+each unit vector in turn.
+"""
+
+import math
+from dataclasses import FrozenInstanceError, dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from undye.diffusion.schedule import NoiseSchedule
+from undye.samplers import SAMPLERS, SampleNoise, final
+from undye.samplers.grid import GRIDS, make_grid
+from undye.testing import GaussianMixtureOracle, GaussianOracle
+
+T = 1000
+LINEAR = NoiseSchedule.named("linear", T)
+GAUSSIAN = GaussianOracle(
+    LINEAR, torch.tensor([[[0.4, -0.2]]]), torch.tensor([[0.09, 0.05], [0.05, 0.16]], dtype=torch.float64)
+)
+MIXTURE = GaussianMixtureOracle(LINEAR, [0.3, 0.7], [[[[-0.6, 0.2]]], [[[0.5, -0.1]]]], stds=[0.15, 0.3])
+
+# the table's own, and their other settings
+VARIANTS = {name: cls() for name, cls in SAMPLERS.items()} | {
+    "ancestral, fixed_small": replace(SAMPLERS["ancestral"](), variance="fixed_small"),
+    "ancestral, fixed_large": replace(SAMPLERS["ancestral"](), variance="fixed_large"),
+    "ddim, eta 0.5": replace(SAMPLERS["ddim"](), eta=0.5),
+    "ddim, eta 1": replace(SAMPLERS["ddim"](), eta=1.0),
+}
+every_sampler = pytest.mark.parametrize("sampler", VARIANTS.values(), ids=VARIANTS)
+
+
+def even(steps: int) -> Tensor:
+    """A grid of real times."""
+    return torch.linspace(T, 0, steps + 1, dtype=torch.float64)
+
+
+@dataclass
+class CountedNoise:
+    """Zeros, and how often they were asked for."""
+
+    calls: int = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return torch.zeros_like(x)
+
+
+@dataclass
+class UnitNoise:
+    """Draw k gives image `first` + k D + j of the batch the unit vector j, and all others nothing."""
+
+    first: int
+    calls: int = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        out = torch.zeros_like(x)
+        d = x[0].numel()
+        start = self.first + self.calls * d
+        out[start : start + d] = torch.eye(d, dtype=x.dtype).view(-1, *x.shape[1:])
+        self.calls += 1
+        return out
+
+
+def exact_moments(sampler, oracle: GaussianOracle, grid: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of the sampler's output, started from the exact q(x_T)."""
+    d = oracle.mean.numel()
+    counted = CountedNoise()
+    final(sampler.steps(oracle, torch.zeros(1, *oracle.mean.shape, dtype=torch.float64), grid, counted))
+    a2 = oracle.schedule.log_alpha_bar_at(grid[:1]).exp()
+    root = torch.linalg.cholesky(a2 * oracle.cov + (1 - a2) * torch.eye(d))
+    x_T = a2.sqrt() * oracle.mean.expand(1 + d + counted.calls * d, *oracle.mean.shape).clone()
+    x_T[1 : 1 + d] += root.T.reshape(d, *oracle.mean.shape)
+    x = final(sampler.steps(oracle, x_T, grid, UnitNoise(1 + d))).flatten(1)
+    columns = x[1:] - x[0]
+    return x[0], columns.T @ columns
+
+
+def error(sampler, steps: int) -> float:
+    mean, cov = exact_moments(sampler, GAUSSIAN, even(steps))
+    return ((mean - GAUSSIAN.mean.flatten()).norm() + (cov - GAUSSIAN.cov).norm()).item()
+
+
+def slope(errors: list[float], factor: float) -> float:
+    """The order of convergence: by which power of the step length the error falls, on average."""
+    return math.log(errors[0] / errors[-1]) / ((len(errors) - 1) * math.log(factor))
+
+
+@every_sampler
+def test_moments_approach_the_datas_as_steps_grow(sampler):
+    errors = [error(sampler, steps) for steps in (16, 64, 256)]
+    assert errors[1] < errors[0] / 2
+    assert errors[2] < errors[1] / 2
+    assert errors[2] < 0.02
+
+
+@every_sampler
+def test_a_mixture_is_sampled_with_the_right_moments(sampler):
+    """The full grid, from a standard normal x_T; n samples, so five standard errors, and 0.005 for T steps."""
+    n = 8000
+    x_T = torch.randn(n, 1, 1, 2, dtype=torch.float64)
+    x = final(sampler.steps(MIXTURE, x_T, make_grid("uniform", T, 250), torch.randn_like)).flatten(1)
+    std = MIXTURE.cov.diagonal().sqrt()
+    assert ((x.mean(0) - MIXTURE.mean.flatten()).abs() < 5 * std / math.sqrt(n) + 0.005).all()
+    assert ((x.T.cov() - MIXTURE.cov).abs() < 5 * math.sqrt(2 / n) * std[:, None] * std + 0.01).all()
+
+
+@every_sampler
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_one_step_for_each_pair_of_the_grid(sampler, grid, steps):
+    grid = make_grid(grid, T, steps)
+    x_T = torch.randn(3, 1, 1, 2, dtype=torch.float64)
+    taken = list(sampler.steps(MIXTURE, x_T, grid, torch.randn_like))
+    assert [step.index for step in taken] == list(range(steps))
+    assert [step.t for step in taken] == grid[:-1].tolist()
+    assert [step.s for step in taken] == grid[1:].tolist()
+    assert all(step.x.shape == step.x_0.shape == x_T.shape for step in taken)
+    assert all(step.x.dtype == torch.float64 for step in taken)
+
+
+@every_sampler
+def test_the_last_step_takes_the_mean(sampler):
+    """Whatever noise there is to be had when s = 0, none of it is in the sample."""
+
+    @dataclass
+    class Tap:
+        scale: float = 1.0
+
+        def __call__(self, x):
+            return torch.full_like(x, self.scale)
+
+    def run(at_the_end: float) -> Tensor:
+        noise, x_T = Tap(), torch.ones(1, 1, 1, 2, dtype=torch.float64)
+        walk = sampler.steps(MIXTURE, x_T, make_grid("uniform", T, 5), noise)
+        for _ in range(4):
+            next(walk)
+        noise.scale = at_the_end
+        return next(walk).x
+
+    assert torch.equal(run(0.0), run(1e6))
+
+
+@every_sampler
+def test_no_mutable_state(sampler):
+    """One object in two interleaved walks gives what each walk alone gives."""
+    x_T = torch.randn(2, 4, 1, 1, 2, dtype=torch.float64)
+    grids = [make_grid("uniform", T, 6), make_grid("quadratic", T, 6)]
+
+    def walk(i):
+        return sampler.steps(MIXTURE, x_T[i], grids[i], SampleNoise(i, range(4)))
+
+    alone = [final(walk(i)) for i in range(2)]
+    pairs = list(zip(walk(0), walk(1), strict=True))
+    assert torch.equal(pairs[-1][0].x, alone[0])
+    assert torch.equal(pairs[-1][1].x, alone[1])
+    with pytest.raises(FrozenInstanceError):
+        sampler.clip = True
+    assert hash(sampler) == hash(replace(sampler))
+
+
+@every_sampler
+def test_inputs_are_left_alone(sampler):
+    x_T = torch.randn(2, 1, 1, 2, dtype=torch.float64)
+    before, states = x_T.clone(), []
+    for step in sampler.steps(MIXTURE, x_T, make_grid("uniform", T, 5), torch.randn_like):
+        states.append((step.x, step.x.clone()))
+    assert torch.equal(x_T, before)
+    assert all(torch.equal(kept, then) for kept, then in states)
+
+
+@every_sampler
+@pytest.mark.parametrize("clip", [None, False, True])
+def test_clipping_is_the_models_choice_unless_the_sampler_says(sampler, clip):
+    far = GaussianMixtureOracle(LINEAR, [1], [[[[3.0]]]], stds=[0.1])
+    for model_clips in (False, True):
+        far.config = replace(far.config, clip_x_0=model_clips)
+        walk = replace(sampler, clip=clip).steps(
+            far, torch.ones(1, 1, 1, 1, dtype=torch.float64), make_grid("uniform", T, 20), torch.randn_like
+        )
+        *_, last = walk
+        clips = model_clips if clip is None else clip
+        assert last.x_0.abs().max() <= 1 if clips else last.x_0.min() > 2
+        assert last.x.abs().max() <= 1 + 1e-12 if clips else last.x.min() > 2
+
+
+@every_sampler
+@pytest.mark.parametrize("grid", [[1000, 500], [0], [1001, 0], [500, 500, 0], [100, 200, 0]], ids=str)
+def test_grids_that_do_not_fall_to_0(sampler, grid):
+    with pytest.raises(ValueError, match="grid"):
+        final(sampler.steps(MIXTURE, torch.zeros(1, 1, 1, 2), torch.tensor(grid), torch.randn_like))
+
+
+def test_names_in_the_table_are_the_samplers_own():
+    assert all(name == cls.name for name, cls in SAMPLERS.items())
+
+
+# the order of an ODE sampler's error in the length of a step, as its paper states it
+ORDERS = {"ddim": 1}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_order_of_an_ode_sampler_on_a_gaussian(name):
+    """The exact flow of a Gaussian is known: each path keeps its distance from the mean in standard deviations."""
+    x_T = torch.randn(64, 1, 1, 2, dtype=torch.float64)
+    exact = GAUSSIAN.flow(x_T, torch.full((64,), T))
+    errors = [
+        (final(SAMPLERS[name]().steps(GAUSSIAN, x_T, even(steps), CountedNoise())) - exact).norm().item()
+        for steps in (64, 128, 256, 512)
+    ]
+    assert abs(slope(errors, 2) - ORDERS[name]) < 0.2, errors
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_order_of_an_ode_sampler_on_a_mixture(name):
+    """In one dimension the flow keeps quantiles: F_0(x_0) = F_T(x_T), for any data."""
+    weights, means, stds = torch.tensor([[0.3, 0.7], [-0.6, 0.5], [0.15, 0.3]], dtype=torch.float64)
+    oracle = GaussianMixtureOracle(LINEAR, weights, means[:, None], stds=stds, image_shape=(1, 1, 1))
+
+    def quantile(x, alpha_bar):
+        var = alpha_bar * stds**2 + 1 - alpha_bar
+        return (weights * torch.special.ndtr((x.view(-1, 1) - alpha_bar.sqrt() * means) / var.sqrt())).sum(1)
+
+    x_T = torch.linspace(-1.5, 1.5, 31, dtype=torch.float64).view(-1, 1, 1, 1)
+    exact = quantile(x_T, LINEAR.alpha_bar[T])
+    errors = []
+    for steps in (64, 128, 256, 512):
+        x = final(SAMPLERS[name]().steps(oracle, x_T, even(steps), CountedNoise()))
+        errors.append((quantile(x, LINEAR.alpha_bar[0]) - exact).norm().item())
+    assert abs(slope(errors, 2) - ORDERS[name]) < 0.2, errors

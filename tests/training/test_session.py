@@ -1,0 +1,219 @@
+"""Whole runs: what they write, how they stop, how they go on."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import undye
+from undye.checkpoint.native import checkpoints, find_checkpoint
+from undye.errors import UserError
+from undye.training.events import BudgetSet, Event, Finished, Logged, Saved, Started, StepDone
+from undye.training.run import RunConfig
+from undye.training.session import Interrupted, run
+
+
+def weights(run_folder: Path) -> dict[str, torch.Tensor]:
+    folder = find_checkpoint(run_folder)
+    raw = load_file(folder / "train_state" / "tensors.safetensors")
+    return raw | {f"ema.{k}": v for k, v in load_file(folder / "model.safetensors").items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def stop_at(step: int, number: signal.Signals = signal.SIGTERM):
+    def listener(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == step:
+            os.kill(os.getpid(), number)
+
+    return listener
+
+
+def test_a_run_leaves_what_is_promised(config: RunConfig, tmp_path: Path) -> None:
+    events: list[Event] = []
+    last = run(config, tmp_path / "run", listeners=[events.append])
+    folder = tmp_path / "run"
+    assert last == folder / "checkpoints" / "12"
+    assert [c.name for c in checkpoints(folder)] == ["8", "12"], "rotated, and the last one kept"
+    assert Image.open(folder / "samples" / "00000012.png").size[0] >= 16
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if r["event"] == "saved"] == [4, 8, 12]
+    assert records[-1] == {"event": "finished", "step": 12, "completed": True, "elapsed": records[-1]["elapsed"]}
+    assert isinstance(events[0], Started)
+    assert isinstance(events[-1], Finished)
+    assert len([e for e in events if isinstance(e, StepDone)]) == 12
+    denoiser = undye.load(folder)
+    assert denoiser.config.image_size == (8, 8)
+    assert not denoiser.training
+    assert (folder / "tensorboard").is_dir()
+    assert not list(folder.rglob("*.tmp*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_goes_on_to_the_same_weights(quiet: RunConfig, tmp_path: Path, number: signal.Signals) -> None:
+    run(quiet, tmp_path / "whole")
+    with pytest.raises(Interrupted) as stop:
+        run(quiet, tmp_path / "stopped", listeners=[stop_at(5, number)])
+    assert stop.value.signal is number
+    assert [c.name for c in checkpoints(tmp_path / "stopped")] == ["4", "5"]
+    run(quiet, tmp_path / "stopped", resume=True)
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+
+
+def test_resume_without_a_checkpoint_starts_and_on_a_finished_run_does_nothing(
+    quiet: RunConfig, tmp_path: Path
+) -> None:
+    events: list[Event] = []
+    run(quiet, tmp_path / "run", resume=True)
+    before = (tmp_path / "run" / "log.jsonl").read_text()
+    run(quiet, tmp_path / "run", resume=True, listeners=[events.append])
+    assert not any(isinstance(e, StepDone) for e in events)
+    assert (tmp_path / "run" / "log.jsonl").read_text() == before
+
+
+def test_the_log_holds_each_step_once_after_a_kill(quiet: RunConfig, tmp_path: Path) -> None:
+    config = replace(quiet, training=replace(quiet.training, steps=110), checkpoint=replace(quiet.checkpoint, every=60))
+    run(config, tmp_path / "whole")
+
+    class Killed(BaseException):
+        pass
+
+    def kill(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 105:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(config, tmp_path / "killed", listeners=[kill])
+    with (tmp_path / "killed" / "log.jsonl").open("a") as file:
+        file.write('{"event": "logged", "st')
+    run(config, tmp_path / "killed", resume=True)
+
+    def lines(name: str) -> list[tuple[int, float]]:
+        records = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        return [(r["step"], r["loss"]) for r in records if r["event"] == "logged"]
+
+    assert lines("killed") == lines("whole")
+    assert [step for step, _ in lines("whole")] == [50, 100]
+
+
+def test_a_folder_in_use_is_not_touched(quiet: RunConfig, tmp_path: Path) -> None:
+    run(quiet, tmp_path / "run")
+    with pytest.raises(UserError, match="--resume"):
+        run(quiet, tmp_path / "run")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="not a run"):
+        run(quiet, other)
+    assert [p.name for p in other.iterdir()] == ["thesis.txt"]
+
+
+def test_bad_input_writes_nothing(quiet: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        run(replace(quiet, data=str(tmp_path / "nowhere")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_resuming_with_other_settings_is_an_error(quiet: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(quiet, tmp_path / "run", listeners=[stop_at(5)])
+    with pytest.raises(UserError, match=r"training\.lr"):
+        run(replace(quiet, training=replace(quiet.training, lr=1e-3)), tmp_path / "run", resume=True)
+    more = replace(quiet.with_steps(14), checkpoint=replace(quiet.checkpoint, keep=1))
+    assert run(more, tmp_path / "run", resume=True).name == "14", "length and saving may change"
+
+
+def test_resuming_on_other_data_is_an_error(quiet: RunConfig, tmp_path: Path, images: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(quiet, tmp_path / "run", listeners=[stop_at(5)])
+    np.savez(images, images=np.zeros((5, 8, 8, 1), np.uint8))
+    with pytest.raises(UserError, match="5 images"):
+        run(quiet, tmp_path / "run", resume=True)
+
+
+def test_a_budget_becomes_a_number_of_steps_and_is_kept(quiet: RunConfig, tmp_path: Path) -> None:
+    config = replace(quiet, budget_seconds=4.0, preview=replace(quiet.preview, count=2))
+    events: list[Event] = []
+    run(config, tmp_path / "run", listeners=[events.append])
+    (planned,) = [e for e in events if isinstance(e, BudgetSet)]
+    assert planned.total_steps > 10
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    assert finished.step == planned.total_steps
+    assert finished.elapsed < 3 * 4.0, "a budget, on a machine that other processes use"
+    rates = [e.lr for e in events if isinstance(e, StepDone)]
+    assert rates[-1] < 0.1 * max(rates), "the learning rate decays over the budget"
+    from undye.training.folder import RunFolder
+
+    assert RunFolder(tmp_path / "run").read_config().training.steps == planned.total_steps
+
+
+def test_a_budgeted_run_is_the_run_of_that_many_steps(quiet: RunConfig, tmp_path: Path) -> None:
+    # the speed is measured during the warm-up, when the learning rate does not depend on the number of steps
+    config = replace(quiet, budget_seconds=2.0, training=replace(quiet.training, warmup=20))
+    steps = int(run(config, tmp_path / "budget").name)
+    run(replace(config, budget_seconds=None).with_steps(steps), tmp_path / "steps")
+    assert_same(weights(tmp_path / "budget"), weights(tmp_path / "steps"))
+
+
+def test_a_budgeted_run_resumes_to_its_planned_end(quiet: RunConfig, tmp_path: Path) -> None:
+    config = replace(quiet, budget_seconds=3.0, checkpoint=replace(quiet.checkpoint, every=10_000))
+    events: list[Event] = []
+
+    def stop_soon_after_planning(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, StepDone) and any(isinstance(e, BudgetSet) for e in events):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        run(config, tmp_path / "run", listeners=[stop_soon_after_planning])
+    (planned,) = [e for e in events if isinstance(e, BudgetSet)]
+    assert int(run(config, tmp_path / "run", resume=True).name) == planned.total_steps
+
+
+def test_labels_reach_the_model(quiet: RunConfig, tmp_path: Path) -> None:
+    run(replace(quiet, labels="auto"), tmp_path / "run")
+    denoiser = undye.load(tmp_path / "run")
+    assert denoiser.config.num_classes == 2
+    assert undye.sample(denoiser, n=3, steps=3, label=1, guidance=2.0).shape == (3, 8, 8, 1)
+
+
+def test_init_starts_from_a_model(quiet: RunConfig, tmp_path: Path) -> None:
+    run(quiet, tmp_path / "first")
+    tuned = replace(quiet, init=str(tmp_path / "first"), training=replace(quiet.training, steps=1, lr=1e-12))
+    run(tuned, tmp_path / "second")
+    first, second = undye.load(tmp_path / "first"), undye.load(tmp_path / "second")
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    with pytest.raises(UserError, match="classes"):
+        run(replace(tuned, labels="auto"), tmp_path / "third")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(quiet: RunConfig, tmp_path: Path) -> None:
+    wild = replace(quiet, training=replace(quiet.training, lr=1e30, warmup=0, grad_clip=0.0))
+    with pytest.raises(UserError, match="not finite at step"):
+        run(wild, tmp_path / "run")
+
+
+def test_learned_range_needs_another_objective(quiet: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="learned_range"):
+        run(replace(quiet, model=replace(quiet.model, variance="learned_range")), tmp_path / "run")
+
+
+def test_train_from_python(quiet: RunConfig, tmp_path: Path, images: Path) -> None:
+    events: list[Event] = []
+    denoiser = undye.train(images, tmp_path / "run", steps=3, config=quiet, listeners=[events.append])
+    assert undye.sample(denoiser, n=2, steps=2).shape == (2, 8, 8, 1)
+    assert [e.step for e in events if isinstance(e, Saved)] == [3]
+    assert not any(isinstance(e, Logged) for e in events)
