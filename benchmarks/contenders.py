@@ -90,8 +90,9 @@ class Lucidrains(Peer):
 
     @torch.inference_mode()
     def sample(self, n: int) -> np.ndarray:
-        self.ema.ema_model.eval()
-        return _levels(self.ema.ema_model.sample(batch_size=n).permute(0, 2, 3, 1).numpy())
+        average: Any = self.ema.ema_model
+        average.eval()
+        return _levels(average.sample(batch_size=n).permute(0, 2, 3, 1).numpy())
 
     @property
     def parameters(self) -> int:

@@ -98,7 +98,7 @@ def _undye(images: Images, precision: str, batch: int, seed: int) -> Runner:
     # accelerate allows one precision in a process; a Trainer keeps the one that it was made with
     AcceleratorState._reset_state(True)
     accelerator = Accelerator(cpu=True, mixed_precision="bf16" if precision == "bf16" else "no")
-    trainer = Trainer(denoiser, SimpleObjective(config.label_drop), config, seed, accelerator)
+    trainer = Trainer(denoiser, SimpleObjective(config.label_drop, config.stratified), config, seed, accelerator)
     trainer.total_steps = None
     steps = trainer.steps(BatchStream(images.source, batch, seed).since(0))
 

@@ -92,9 +92,7 @@ class Denoiser(nn.Module):
 
     def _time_input(self, t: Real[Tensor, " b"], x_t: Tensor) -> Float[Tensor, " b"]:
         """The one place where timesteps 1..T become what a network is fed."""
-        seen = (
-            t.double() - 1 if self.config.time_input == "zero_based" else t.double() * (1000 / self.schedule.num_steps)
-        )
+        seen = t.double() - 1 if self.config.time_input == "zero_based" else t * (1000 / self.schedule.num_steps)
         return seen.float().to(x_t.device)
 
 

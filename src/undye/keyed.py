@@ -25,7 +25,7 @@ class Stream(IntEnum):
     TRAIN_TIME = 2
     TRAIN_FLIP = 3
     TRAIN_ORDER = 4
-    TRAIN_LABEL_DROP = 5
+    TRAIN_TIME_START = 5
 
 
 def generator(seed: int, stream: Stream, *counters: int) -> np.random.Generator:

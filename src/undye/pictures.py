@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from undye.files import atomic_path
 from undye.errors import UserError
+from undye.files import atomic_path
 
 GAP = 2
 """Pixels between the images of a grid."""

@@ -102,8 +102,12 @@ def batches(
     """For each batch of samples its x_T and the stream of its steps, to be consumed in order."""
     if request.n < 1:
         raise UserError(f"the number of images must be at least 1, got {request.n}")
+    if request.seed < 0 or request.first_index < 0:
+        raise UserError("the seed and the number of the first sample must not be negative")
     config = denoiser.config
     sampler = resolve_sampler(request.sampler)
+    if getattr(sampler, "variance", None) == "learned_range" != config.variance:
+        raise UserError("this model has not learned a variance: choose fixed_small or fixed_large")
     times = make_grid(request.grid, denoiser.schedule.num_steps, request.steps)
     labels = _labels(request, denoiser)
     height, width = config.image_size

@@ -35,7 +35,8 @@ def _structure(kind: Any, data: Any, where: str, base: Any = None) -> Any:
     if origin in (Union, types.UnionType):
         return _union(args, data, where, base)
     if origin is Literal:
-        if data not in args:
+        # True == 1 == 1.0, but only one of them is what was asked for
+        if not any(data == a and type(data) is type(a) for a in args):
             raise UserError(f"{where}: {data!r} is not one of {', '.join(map(str, args))}")
         return data
     if origin is tuple:
@@ -82,7 +83,7 @@ def _union(kinds: tuple[Any, ...], data: Any, where: str, base: Any) -> Any:
         by_kind = {get_args(get_type_hints(k)["kind"])[0]: k for k in choices}
         default = next((name for name, k in by_kind.items() if type(base) is k), None)
         name = data.get("kind", default)
-        if name not in by_kind:
+        if not isinstance(name, str) or name not in by_kind:
             raise UserError(f"{where}.kind: {name!r} is not one of {', '.join(by_kind)}")
         chosen = by_kind[name]
         return _dataclass(chosen, data, where, base if type(base) is chosen else None)

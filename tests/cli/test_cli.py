@@ -15,6 +15,8 @@ from PIL import Image
 from undye.cli.main import COMMANDS, main
 
 TINY = [
+    "--threads",
+    "1",
     *("--model.network.channels", "8", "16", "--model.network.blocks", "1", "1", "--model.network.head-channels", "8"),
     *("--training.batch-size", "4", "--preview.count", "1", "--preview.n", "4", "--preview.steps", "2"),
 ]
@@ -90,6 +92,7 @@ def test_wrong_calls(
         (["--out", "x.png", "--sampler", "euler"], "ddim"),
         (["--out", "x.png", "--sampler", "ddim", "--variance", "fixed_small"], "variance"),
         (["--out", "x.png", "--sampler", "ancestral", "--variance", "wide"], "wide"),
+        (["--out", "x.png", "--sampler", "ancestral", "--variance", "learned_range"], "has not learned"),
         (["--out", "x.png", "--eta", "2"], "eta"),
         (["--out", "x.png", "--steps", "5000"], "1..1000"),
         (["--out", "x.png", "--steps", "0"], "1..1000"),

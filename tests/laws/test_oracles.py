@@ -63,7 +63,7 @@ def test_log_density_of_correlated_components():
 
 @pytest.mark.parametrize("t", [1, 30.5, 400, 1000])
 def test_eps_is_the_score_and_explains_x_t(t):
-    """Tweedie: eps = -sqrt(1 - alpha_bar) grad log q_t(x_t). And x_t is sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps."""
+    """Tweedie: eps = -sqrt(1 - alpha_bar) grad log q_t(x_t). x_t is sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps."""
     oracle, t = plane(), torch.full((6,), t, dtype=torch.float64)
     x_t = torch.randn(6, 1, 1, 2, dtype=torch.float64, requires_grad=True)
     (score,) = torch.autograd.grad(oracle.log_prob(x_t, t).sum(), x_t)

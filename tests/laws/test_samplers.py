@@ -22,7 +22,8 @@ LINEAR = NoiseSchedule.named("linear", T)
 GAUSSIAN = GaussianOracle(
     LINEAR, torch.tensor([[[0.4, -0.2]]]), torch.tensor([[0.09, 0.05], [0.05, 0.16]], dtype=torch.float64)
 )
-MIXTURE = GaussianMixtureOracle(LINEAR, [0.3, 0.7], [[[[-0.6, 0.2]]], [[[0.5, -0.1]]]], stds=[0.15, 0.3])
+WEIGHTS, CENTRES, STDS = [0.3, 0.7], [[[[-0.6, 0.2]]], [[[0.5, -0.1]]]], [0.15, 0.3]
+MIXTURE = GaussianMixtureOracle(LINEAR, WEIGHTS, CENTRES, stds=STDS)
 
 # the table's own, and their other settings
 VARIANTS = {name: cls() for name, cls in SAMPLERS.items()} | {
@@ -92,21 +93,27 @@ def slope(errors: list[float], factor: float) -> float:
 
 @every_sampler
 def test_moments_approach_the_datas_as_steps_grow(sampler):
-    errors = [error(sampler, steps) for steps in (16, 64, 256)]
-    assert errors[1] < errors[0] / 2
-    assert errors[2] < errors[1] / 2
-    assert errors[2] < 0.02
+    coarse, fine = (error(sampler, steps) for steps in (32, 128))
+    assert coarse < 0.07
+    assert fine < coarse / 2
 
 
 @every_sampler
-def test_a_mixture_is_sampled_with_the_right_moments(sampler):
-    """The full grid, from a standard normal x_T; n samples, so five standard errors, and 0.005 for T steps."""
-    n = 8000
+def test_a_mixture_is_sampled_with_its_weights_and_moments(sampler):
+    """All 100 steps of a schedule as long as the paper's in noise, from a standard normal x_T.
+
+    Five standard errors of n samples, and what 100 steps leave as an error: 0.025 in the covariance.
+    """
+    n, num_steps = 4000, 100
+    schedule = NoiseSchedule.named("linear", num_steps, beta_start=1e-3, beta_end=0.2)
+    data = GaussianMixtureOracle(schedule, WEIGHTS, CENTRES, stds=STDS)
     x_T = torch.randn(n, 1, 1, 2, dtype=torch.float64)
-    x = final(sampler.steps(MIXTURE, x_T, make_grid("uniform", T, 250), torch.randn_like)).flatten(1)
-    std = MIXTURE.cov.diagonal().sqrt()
-    assert ((x.mean(0) - MIXTURE.mean.flatten()).abs() < 5 * std / math.sqrt(n) + 0.005).all()
-    assert ((x.T.cov() - MIXTURE.cov).abs() < 5 * math.sqrt(2 / n) * std[:, None] * std + 0.01).all()
+    x = final(sampler.steps(data, x_T, make_grid("uniform", num_steps), torch.randn_like)).flatten(1)
+    std = data.cov.diagonal().sqrt()
+    assert ((x.mean(0) - data.mean.flatten()).abs() < 5 * std / math.sqrt(n) + 0.005).all()
+    assert ((x.T.cov() - data.cov).abs() < 5 * math.sqrt(2 / n) * std[:, None] * std + 0.025).all()
+    left, expected = (x[:, 0] < -0.2).double().mean(), 0.3 * 0.996 + 0.7 * 0.0098
+    assert abs(left - expected) < 5 * math.sqrt(0.3 * 0.7 / n) + 0.01
 
 
 @every_sampler
@@ -210,7 +217,7 @@ def test_order_of_an_ode_sampler_on_a_gaussian(name):
     exact = GAUSSIAN.flow(x_T, torch.full((64,), T))
     errors = [
         (final(SAMPLERS[name]().steps(GAUSSIAN, x_T, even(steps), CountedNoise())) - exact).norm().item()
-        for steps in (64, 128, 256, 512)
+        for steps in (32, 64, 128, 256)
     ]
     assert abs(slope(errors, 2) - ORDERS[name]) < 0.2, errors
 
@@ -228,7 +235,7 @@ def test_order_of_an_ode_sampler_on_a_mixture(name):
     x_T = torch.linspace(-1.5, 1.5, 31, dtype=torch.float64).view(-1, 1, 1, 1)
     exact = quantile(x_T, LINEAR.alpha_bar[T])
     errors = []
-    for steps in (64, 128, 256, 512):
+    for steps in (32, 64, 128, 256):
         x = final(SAMPLERS[name]().steps(oracle, x_T, even(steps), CountedNoise()))
         errors.append((quantile(x, LINEAR.alpha_bar[0]) - exact).norm().item())
     assert abs(slope(errors, 2) - ORDERS[name]) < 0.2, errors

@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from undye.files import atomic_path, sync, write_text
 from undye.config import SCHEMA_VERSION, ModelConfig
 from undye.denoiser import Denoiser, channels_last
 from undye.errors import UserError
+from undye.files import atomic_path, sync, write_text
 from undye.structure import structure, unstructure
 
 CONFIG, WEIGHTS, CARD, STATE = "config.json", "model.safetensors", "README.md", "train_state"

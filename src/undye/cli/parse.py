@@ -45,4 +45,7 @@ def _message(box: str) -> str:
         return f"{match[1]} is missing"
     if match := re.search(r"Error parsing (.+?)(?= Argument helptext| For full|$)", text):
         return f"cannot read {match[1].strip()}"
-    return text.split(" For full helptext")[0]
+    text = re.sub(
+        r"^(?:Invalid choice|Missing argument|Value error|Parsing error) ", "", text.split(" For full helptext")[0]
+    )
+    return text[:1].lower() + text[1:].rstrip(".")

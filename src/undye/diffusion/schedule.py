@@ -134,7 +134,9 @@ def sqrt(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> No
 
 def sigmoid(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
     """Beta follows a logistic curve over +-6 from beta_start to beta_end, as in diffusers."""
-    return NoiseSchedule.from_beta(torch.sigmoid(_linspace(-6.0, 6.0, num_steps)) * (beta_end - beta_start) + beta_start)
+    return NoiseSchedule.from_beta(
+        torch.sigmoid(_linspace(-6.0, 6.0, num_steps)) * (beta_end - beta_start) + beta_start
+    )
 
 
 def cosine(num_steps: int, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:

@@ -13,8 +13,9 @@ def sinusoidal(t: Float[Tensor, " b"], dim: int, max_period: float = 1e4) -> Flo
     As in the original code (`nn.get_timestep_embedding`): first all sines, then all cosines.
     """
     half = dim // 2
-    exponent = torch.arange(half, dtype=torch.float32, device=t.device) / (half - 1)
-    angle = t.float()[:, None] * torch.exp(-math.log(max_period) * exponent)
+    # in this order, so that its rounding in float32 is that of diffusers: exported weights give the same images
+    exponent = -math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / (half - 1)
+    angle = t.float()[:, None] * torch.exp(exponent)
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 

@@ -26,6 +26,11 @@ class Ancestral(Sampler):
     name: ClassVar[str] = "ancestral"
     variance: str | None = None
 
+    def __post_init__(self) -> None:
+        """Check the name of the variance."""
+        if self.variance is not None and self.variance not in variance.VARIANCES:
+            raise ValueError(f"unknown variance {self.variance!r}: choose from {', '.join(variance.VARIANCES)}")
+
     def steps(
         self, denoiser: DenoiserLike, x_T: Float[Tensor, "b c h w"], grid: Real[Tensor, " n"], noise: Noise
     ) -> Iterator[Step]:

@@ -6,7 +6,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from undye.training.events import BudgetSet, Event, Finished, Logged, Previewed, Saved, Started, StepDone
+from undye.training.events import BudgetSet, Event, Finished, Loading, Logged, Previewed, Saved, Started, StepDone
 
 LINE_EVERY = 15.0
 """Seconds between the plain lines of a log."""
@@ -19,18 +19,20 @@ class Console:
         self.stream = stream or sys.stderr
         self.bar: tqdm | None = None
         self.total: int | None = None
-        self._last_line = 0.0
+        self._last_line = time.monotonic()
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
         match event:
+            case Loading(done, total):
+                self._loading(done, total)
             case Started(first_step, total, lines):
                 for line in lines:
                     self._say(line)
                 self.total = total
                 if self.stream.isatty():
                     self.bar = tqdm(total=total, initial=first_step, unit="step", file=self.stream, dynamic_ncols=True)
-            case BudgetSet(total, seconds, budget):
+            case BudgetSet(_, total, seconds, budget):
                 self.total = total
                 self._say(f"budget {clock(budget)}: measured {1 / seconds:.1f} steps/s, so {total:,} steps in all")
                 if self.bar is not None:
@@ -54,6 +56,18 @@ class Console:
                     self.bar = None
                 what = "finished" if completed else "stopped; go on with --resume"
                 self._say(f"step {step}: {what} after {clock(elapsed)}")
+
+    def _loading(self, done: int, total: int) -> None:
+        if self.stream.isatty():
+            if self.bar is None:
+                self.bar = tqdm(total=total, desc="reading images", file=self.stream, dynamic_ncols=True, leave=False)
+            self.bar.update(done - self.bar.n)
+            if done == total:
+                self.bar.close()
+                self.bar = None
+        elif time.monotonic() - self._last_line >= LINE_EVERY:
+            self._last_line = time.monotonic()
+            self._say(f"reading images: {done:,} of {total:,}")
 
     def _line(self, step: int, loss: float, rate: float, elapsed: float) -> str:
         text = f"step {step:,}"

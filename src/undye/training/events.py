@@ -6,6 +6,14 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
+class Loading:
+    """Images are being decoded before the first step."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Started:
     """Everything is ready. `lines`: what a person should know, one statement each."""
 
@@ -16,8 +24,9 @@ class Started:
 
 @dataclass(frozen=True)
 class BudgetSet:
-    """The number of steps that fits the time budget."""
+    """The number of steps that fits the time budget, found at `step`."""
 
+    step: int
     total_steps: int
     seconds_per_step: float
     budget: float
@@ -71,5 +80,5 @@ class Finished:
     elapsed: float
 
 
-Event = Started | BudgetSet | StepDone | Logged | Saved | Previewed | Finished
+Event = Loading | Started | BudgetSet | StepDone | Logged | Saved | Previewed | Finished
 Listener = Callable[[Event], None]

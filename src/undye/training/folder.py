@@ -10,8 +10,8 @@ from typing import Any
 
 import tomli_w
 
-from undye.files import write_text
 from undye.errors import UserError
+from undye.files import write_text
 from undye.structure import structure, unstructure
 from undye.training.run import RunConfig
 

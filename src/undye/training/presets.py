@@ -7,7 +7,16 @@ from undye.training.run import CheckpointConfig, PreviewConfig, RunConfig, Train
 
 _RUNS: Mapping[str, tuple[TrainingConfig, CheckpointConfig, PreviewConfig]] = {
     "cpu": (
-        TrainingConfig(steps=12_000, batch_size=32, lr=3e-3, warmup=100, decay="linear", beta2=0.99, ema_decay=0.999),
+        TrainingConfig(
+            steps=12_000,
+            batch_size=32,
+            lr=3e-3,
+            warmup=100,
+            decay="linear",
+            beta2=0.99,
+            ema_decay=0.999,
+            stratified=True,
+        ),
         CheckpointConfig(every=1_000),
         PreviewConfig(),
     ),

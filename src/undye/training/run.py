@@ -29,6 +29,8 @@ class TrainingConfig:
     """Decay of the averaged weights, which are what is saved and sampled; warmed up as (1 + step) / (10 + step)."""
     label_drop: float = 0.1
     """Fraction of the labels that are hidden, for classifier-free guidance (only with labels)."""
+    stratified: bool = False
+    """Spread the timesteps of each batch evenly over 1..T instead of drawing them independently."""
     flip: bool = False
     """Mirror half of the images left to right."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

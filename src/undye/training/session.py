@@ -1,7 +1,7 @@
 """A run from its configuration to its final checkpoint: data, model, trainer, listeners and signals put together."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from signal import Signals
@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 
-from undye.files import remove, remove_temporaries
 from undye.checkpoint.native import WEIGHTS as WEIGHTS_FILE
 from undye.checkpoint.native import TrainState, checkpoints, find_checkpoint, load, load_train_state, read_weights, save
 from undye.data import load_images
@@ -18,6 +17,7 @@ from undye.data.source import ArraySource, ImageSource
 from undye.denoiser import Denoiser
 from undye.device import pick_device, supports_bf16
 from undye.errors import UserError
+from undye.files import remove, remove_temporaries
 from undye.objective import SimpleObjective
 from undye.pictures import enlarge, make_grid, save_png
 from undye.sampling import sample
@@ -93,7 +93,7 @@ class _Session:
         listeners: list[Listener],
     ):
         self.folder, self.listeners, self.previous = folder, listeners, previous
-        self.source = load_data(config)
+        self.source = load_data(config, lambda done, total: self.emit(Loading(done, total)))
         self.config, denoiser = build_model(config, self.source)
         self.window = Window()
         self.trainer, self.notes = self._trainer(denoiser, device)
@@ -123,7 +123,7 @@ class _Session:
         accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
         if accelerator.num_processes > 1:
             raise UserError("this version trains in one process: start it without accelerate launch or torchrun")
-        objective = SimpleObjective(self.config.training.label_drop)
+        objective = SimpleObjective(self.config.training.label_drop, self.config.training.stratified)
         trainer = Trainer(denoiser, objective, self.config.training, self.config.seed, accelerator)
         size = sum(p.numel() for p in denoiser.parameters())
         height, width = self.config.model.image_size
@@ -207,7 +207,7 @@ class _Session:
         self.config = self.config.with_steps(total)
         self.folder.write_config(self.config)
         self.planner = None
-        self.emit(BudgetSet(total, planner.seconds_per_step, planner.budget))
+        self.emit(BudgetSet(self.trainer.step, total, planner.seconds_per_step, planner.budget))
 
     def preview_steps(self) -> set[int]:
         """The steps after which a grid is due: evenly spaced, the last of them the last step of all."""
@@ -248,7 +248,7 @@ class _Session:
             remove(old)
 
 
-def load_data(config: RunConfig) -> ImageSource:
+def load_data(config: RunConfig, progress: Callable[[int, int], None] | None = None) -> ImageSource:
     """The images of a run."""
     if not config.data:
         raise UserError("no data: give --data a name (fashion-mini, ...), a folder of images, or an .npz file")
@@ -258,7 +258,9 @@ def load_data(config: RunConfig) -> ImageSource:
         initial = load(config.init).config
         size = size or initial.image_size
         channels = channels or (1 if initial.channels == 1 else 3)
-    return load_images(config.data, image_size=size, channels=channels, labels=config.labels, upscale=config.upscale)
+    return load_images(
+        config.data, image_size=size, channels=channels, labels=config.labels, upscale=config.upscale, progress=progress
+    )
 
 
 def build_model(config: RunConfig, source: ImageSource) -> tuple[RunConfig, Denoiser]:

@@ -69,7 +69,12 @@ class Trainer:
             x_0 = batch.x_0.to(device, memory_format=torch.channels_last)
             label = None if batch.label is None else batch.label.to(device)
             draw = self.objective.draw(
-                x_0.shape[1:], self.denoiser.schedule.num_steps, self.seed, self.step, batch.examples
+                x_0.shape[1:],
+                self.denoiser.schedule.num_steps,
+                self.seed,
+                self.step,
+                batch.examples,
+                self.config.batch_size,
             )
             with self.accelerator.autocast():
                 loss = self.objective.loss(self.denoiser, x_0, draw, label).mean()

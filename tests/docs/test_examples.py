@@ -1,0 +1,79 @@
+"""The code in the documentation runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(name: str) -> list[str]:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return [re.sub(r"(?m)^   ", "", b) for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
+
+
+def test_the_sampler_of_the_walkthrough_works() -> None:
+    from undye.diffusion.schedule import NoiseSchedule
+    from undye.samplers import DDIM, final
+    from undye.samplers.grid import make_grid
+    from undye.testing import GaussianMixtureOracle
+
+    (code,) = blocks("CONTRIBUTING.md")
+    names: dict = {}
+    exec(code, names)  # the file is ours
+    schedule = NoiseSchedule.named("cosine", 100)
+    oracle = GaussianMixtureOracle(
+        schedule,
+        [0.3, 0.7],
+        torch.randn(2, 1, 2, 2, dtype=torch.float64),
+        stds=[0.2, 0.5],
+    )
+    x_T = torch.randn(4, 1, 2, 2, dtype=torch.float64)
+    grid = make_grid("uniform", 100, 20)
+    # in sigma, DDIM and Euler are the same step
+    euler = final(names["Euler"]().steps(oracle, x_T, grid, torch.randn_like))
+    ddim = final(DDIM().steps(oracle, x_T, grid, torch.randn_like))
+    torch.testing.assert_close(euler, ddim)
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_readme_programs_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    programs = blocks(name)
+    assert programs
+    for code in programs:
+        # the same program, with a budget that a test can afford
+        short, n = re.subn(r'budget="[^"]+"', "steps=2", code)
+        assert n <= 1
+        exec(short, {})
+    assert list(tmp_path.rglob("*.png")), "the program promises a picture"
+
+
+def test_both_readmes_show_the_same_commands() -> None:
+    def commands(name: str) -> list[str]:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        lines = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).splitlines()
+        return [re.sub(r"\s*#.*", "", line) for line in lines]
+
+    assert commands("README.md") == commands("README.zh-CN.md")
+
+
+def test_every_documented_command_parses() -> None:
+    """Flags in the README exist: each `undye` line gets past the parser."""
+    import shlex
+    import subprocess
+    import sys
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = re.findall(r"(?m)^undye (.+?)(?:\s+#.*)?$", text)
+    assert lines
+    for line in lines:
+        command, *flags = shlex.split(line)
+        known = subprocess.run(
+            [sys.executable, "-m", "undye.cli.main", command, "--help"], capture_output=True, text=True, check=True
+        ).stdout
+        for flag in flags:
+            if flag.startswith("--"):
+                assert flag in known, f"undye {line}: {flag}"
