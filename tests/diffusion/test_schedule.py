@@ -93,3 +93,11 @@ def test_log_snr_at_both_ends():
     # 1 - alpha_bar is 1e-30 here, which 1 - exp(-1e-30) would lose; and at -1000 alpha_bar itself is 0
     ends = log_snr(torch.tensor([-1e-30, -1000.0], dtype=torch.float64))
     assert ends.tolist() == pytest.approx([69.07755278982137, -1000.0])
+
+
+def test_tiny_betas_come_back():
+    # 1 - 1e-18 is 1 in float64
+    beta = torch.tensor([1e-18, 1e-12, 1e-6, 0.5], dtype=torch.float64)
+    torch.testing.assert_close(
+        NoiseSchedule.from_beta(beta).beta[1:3], torch.tensor([1e-18, 1e-12]).double(), rtol=1e-4, atol=0
+    )

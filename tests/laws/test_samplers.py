@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from undye.diffusion.schedule import NoiseSchedule
-from undye.samplers import SAMPLERS, SampleNoise, final
+from undye.samplers import DDIM, SAMPLERS, Ancestral, SampleNoise, final
 from undye.samplers.grid import GRIDS, make_grid
 from undye.testing import GaussianMixtureOracle, GaussianOracle
 
@@ -27,10 +27,10 @@ MIXTURE = GaussianMixtureOracle(LINEAR, WEIGHTS, CENTRES, stds=STDS)
 
 # the table's own, and their other settings
 VARIANTS = {name: cls() for name, cls in SAMPLERS.items()} | {
-    "ancestral, fixed_small": replace(SAMPLERS["ancestral"](), variance="fixed_small"),
-    "ancestral, fixed_large": replace(SAMPLERS["ancestral"](), variance="fixed_large"),
-    "ddim, eta 0.5": replace(SAMPLERS["ddim"](), eta=0.5),
-    "ddim, eta 1": replace(SAMPLERS["ddim"](), eta=1.0),
+    "ancestral, fixed_small": Ancestral(variance="fixed_small"),
+    "ancestral, fixed_large": Ancestral(variance="fixed_large"),
+    "ddim, eta 0.5": DDIM(eta=0.5),
+    "ddim, eta 1": DDIM(eta=1.0),
 }
 every_sampler = pytest.mark.parametrize("sampler", VARIANTS.values(), ids=VARIANTS)
 

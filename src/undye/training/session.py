@@ -23,7 +23,7 @@ from undye.pictures import enlarge, make_grid, save_png
 from undye.sampling import sample
 from undye.training.batches import BatchStream
 from undye.training.budget import BudgetPlanner
-from undye.training.events import BudgetSet, Event, Finished, Listener, Previewed, Saved, Started, StepDone
+from undye.training.events import BudgetSet, Event, Finished, Listener, Loading, Previewed, Saved, Started, StepDone
 from undye.training.folder import RunFolder, continue_run
 from undye.training.listeners import record_keepers
 from undye.training.run import RunConfig
