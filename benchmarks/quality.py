@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image, ImageDraw, ImageFont
 
 import undye
@@ -91,7 +90,6 @@ def _undye(images: Images, budget: float, samples: int, seed: int) -> Trained:
             case Finished():
                 facts.update(steps=event.step, seconds=time.perf_counter() - clock["start"])
 
-    AcceleratorState._reset_state(True)
     config = undye.run_preset("cpu")
     with tempfile.TemporaryDirectory() as folder:
         model = undye.train(

@@ -9,7 +9,6 @@ from statistics import median
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 import undye
 from benchmarks.contenders import PEERS, Peer
@@ -95,10 +94,8 @@ def _undye(images: Images, precision: str, batch: int, seed: int) -> Runner:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         denoiser = undye.Denoiser.from_preset("cpu", image_size=(28, 28), channels=1)
-    # accelerate allows one precision in a process; a Trainer keeps the one that it was made with
-    AcceleratorState._reset_state(True)
-    accelerator = Accelerator(cpu=True, mixed_precision="bf16" if precision == "bf16" else "no")
-    trainer = Trainer(denoiser, SimpleObjective(config.label_drop, config.stratified), config, seed, accelerator)
+    objective = SimpleObjective(config.label_drop, config.stratified)
+    trainer = Trainer(denoiser, objective, config, seed, Accelerator(cpu=True), bf16=precision == "bf16")
     trainer.total_steps = None
     steps = trainer.steps(BatchStream(images.source, batch, seed).since(0))
 

@@ -19,6 +19,7 @@ class Circle:
 class Square:
     kind: Literal["square"] = "square"
     side: float = 1.0
+    colour: str = "red"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ FULL = Settings(
     size=(3, 4),
     widths=(1.0, 2.5),
     folder=Path("a/b"),
-    shape=Square(side=2.0),
+    shape=Square(side=2.0, colour="blue"),
 )
 
 
@@ -57,7 +58,7 @@ def test_round_trip_through_plain_data():
     plain = unstructure(FULL)
     assert plain["size"] == [3, 4]
     assert plain["folder"] == "a/b"
-    assert plain["shape"] == {"kind": "square", "side": 2.0}
+    assert plain["shape"] == {"kind": "square", "side": 2.0, "colour": "blue"}
     assert structure(Settings, plain, "file") == FULL
 
 
@@ -76,7 +77,7 @@ def test_models_go_round(config):
 def test_defaults_and_base():
     assert read() == Settings(count=1)
     base = structure(Settings, {"rate": 0.1, "shape": {"side": 3.0}}, "file", base=FULL)
-    assert (base.count, base.name, base.rate, base.shape) == (3, "n", 0.1, Square(side=3.0))
+    assert (base.count, base.name, base.rate, base.shape) == (3, "n", 0.1, Square(side=3.0, colour="blue"))
 
 
 def test_a_table_of_another_kind_starts_from_its_own_defaults():

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from undye.config import CompactConfig, ModelConfig, ScheduleConfig
 from undye.training.run import CheckpointConfig, PreviewConfig, RunConfig, TrainingConfig
@@ -45,12 +44,3 @@ def config(images: Path) -> RunConfig:
 def quiet(config: RunConfig) -> RunConfig:
     """The same without sample grids."""
     return replace(config, preview=replace(config.preview, count=0))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny maps gain nothing from threads, and lose much where other processes want the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

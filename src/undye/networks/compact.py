@@ -21,6 +21,13 @@ from undye.networks.embedding import ClassEmbedding, sinusoidal
 TIME_FEATURES = 64
 
 
+def zero_(layer: nn.Conv2d) -> None:
+    """Start a layer at nothing: residual branches and the output, which then begin as the identity and zero."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
 class Norm(nn.Module):
     """Group normalisation in float32, whatever the precision around it."""
 
@@ -49,7 +56,7 @@ class Block(nn.Module):
         self.norm2 = Norm(channels, affine=False)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
+        zero_(self.conv2)
 
     def forward(self, x: Float[Tensor, "b c h w"], emb: Float[Tensor, "b e"]) -> Float[Tensor, "b c h w"]:
         """x: features; emb: the time (and class) embedding, after its nonlinearity."""
@@ -67,7 +74,7 @@ class Attention(nn.Module):
         self.norm = Norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.proj.weight)
+        zero_(self.proj)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Attend, project, add."""
@@ -148,7 +155,7 @@ class CompactUNet(nn.Module):
         self.up = nn.ModuleList(stage(level) for level in upper)
         self.norm_out = Norm(widths[0])
         self.head = nn.Conv2d(widths[0], out_channels * patch**2, 3, padding=1)
-        nn.init.zeros_(self.head.weight)
+        zero_(self.head)
 
     def forward(
         self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], label: Int64[Tensor, " b"] | None = None

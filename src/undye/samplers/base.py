@@ -31,7 +31,7 @@ class DenoiserLike(Protocol):
 
 
 Noise = Callable[[Tensor], Tensor]
-"""Called with a tensor, gives standard normal noise of its shape, dtype and device: see `SampleNoise.like`."""
+"""Called with a tensor, gives standard normal noise of its shape, dtype and device: see `SampleNoise`."""
 
 
 @dataclass(frozen=True)

@@ -120,11 +120,13 @@ class _Session:
         precision = self.config.training.precision
         if precision == "auto":
             precision = "bf16" if supports_bf16(device) else "fp32"
-        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
         if accelerator.num_processes > 1:
             raise UserError("this version trains in one process: start it without accelerate launch or torchrun")
         objective = SimpleObjective(self.config.training.label_drop, self.config.training.stratified)
-        trainer = Trainer(denoiser, objective, self.config.training, self.config.seed, accelerator)
+        trainer = Trainer(
+            denoiser, objective, self.config.training, self.config.seed, accelerator, bf16=precision == "bf16"
+        )
         size = sum(p.numel() for p in denoiser.parameters())
         height, width = self.config.model.image_size
         notes = [

@@ -32,11 +32,14 @@ class Trainer:
         config: TrainingConfig,
         seed: int,
         accelerator: Accelerator,
+        bf16: bool = False,
     ):
         # convolutions on this layout are what CPUs and tensor cores are fast at; the numbers are the same
         self.denoiser = channels_last(denoiser).to(accelerator.device).train()
         self.ema = EMA(self.denoiser, config.ema_decay)
         self.objective, self.config, self.seed, self.accelerator = objective, config, seed, accelerator
+        # not accelerate's mixed precision: that is one setting for the whole process, and a process may train twice
+        self.bf16 = bf16
         self.parameters = [p for p in self.denoiser.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(
             self.parameters, lr=config.lr, betas=(0.9, config.beta2), eps=1e-8, fused=accelerator.device.type != "mps"
@@ -76,7 +79,7 @@ class Trainer:
                 batch.examples,
                 self.config.batch_size,
             )
-            with self.accelerator.autocast():
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
                 loss = self.objective.loss(self.denoiser, x_0, draw, label).mean()
             self.accelerator.backward(loss)
             norm = self._clip()
