@@ -169,7 +169,7 @@ def test_a_config_file_with_a_mistake(capsys: pytest.CaptureFixture[str], tmp_pa
 
 def test_resume_needs_only_the_folder(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--resume", "--out", str(run_folder)]) == 0
-    assert "finished at step 4" in capsys.readouterr().err
+    assert "checkpoints/4 is the end of this run" in capsys.readouterr().err
     assert "training.lr" in fails(capsys, "train", "--resume", "--out", str(run_folder), "--training.lr", "1")
     assert "preset" in fails(capsys, "train", "ddpm-256", "--resume", "--out", str(run_folder))
 

@@ -34,7 +34,9 @@ def config(images: Path) -> RunConfig:
             schedule=ScheduleConfig(name="cosine", num_steps=100),
             time_input="per_mille",
         ),
-        training=TrainingConfig(steps=12, batch_size=6, lr=2e-3, warmup=3, decay="linear", flip=True, precision="fp32"),
+        training=TrainingConfig(
+            optimizer="muon", steps=12, batch_size=6, lr=2e-3, warmup=3, decay="linear", flip=True, precision="fp32"
+        ),
         checkpoint=CheckpointConfig(every=4, keep=2),
         preview=PreviewConfig(count=1, n=4, steps=3),
     )

@@ -39,7 +39,7 @@ def test_learning_rate(quiet: RunConfig) -> None:
 
 
 def test_a_step_is_adam_on_the_clipped_gradient(quiet: RunConfig) -> None:
-    t, stream = trainer(quiet, warmup=0, decay="none", grad_clip=1e-3)
+    t, stream = trainer(quiet, optimizer="adam", warmup=0, decay="none", grad_clip=1e-3)
     twin = Denoiser.from_config(t.denoiser.config)
     twin.load_state_dict(t.denoiser.state_dict())
     optimizer = torch.optim.Adam(twin.parameters(), lr=t.config.lr, betas=(0.9, t.config.beta2))

@@ -62,12 +62,13 @@ def save(
         config = {"schema_version": SCHEMA_VERSION, "model": unstructure(denoiser.config), "about": about}
         text = json.dumps(config, indent=2) + "\n"
         write_text(temporary / CONFIG, text)
-        # the config travels in the weights' header too, so that the file alone still says what it is
-        _save_tensors(denoiser.network.state_dict(), temporary / WEIGHTS, {"format": "pt", "undye": text})
+        # the config travels in the header too, so that the file alone says what it is; one entry only, because safetensors
+        # writes several in random order, and the same model should be the same bytes
+        _save_tensors(denoiser.network.state_dict(), temporary / WEIGHTS, {"undye": text})
         write_text(temporary / CARD, _card(denoiser, about))
         if train_state is not None:
             (temporary / STATE).mkdir()
-            _save_tensors(train_state.tensors, temporary / STATE / "tensors.safetensors", {"format": "pt"})
+            _save_tensors(train_state.tensors, temporary / STATE / "tensors.safetensors", {})
             write_text(temporary / STATE / "state.json", json.dumps(train_state.values, indent=2) + "\n")
             sync(temporary / STATE)
     return folder
@@ -118,10 +119,20 @@ def load_train_state(folder: Path) -> TrainState:
     Raises:
         UserError: if the checkpoint has none, or it is damaged.
     """
+    values = read_train_values(folder)
+    return TrainState(read_weights(folder / STATE / "tensors.safetensors"), values)
+
+
+def read_train_values(folder: Path) -> dict[str, Any]:
+    """The numbers of a training state, without its tensors.
+
+    Raises:
+        UserError: if the checkpoint has none, or they are damaged.
+    """
     path = folder / STATE / "state.json"
     if not path.exists():
         raise UserError(f"{folder} holds a model but no training state: start a new run with --init {folder}")
-    return TrainState(read_weights(folder / STATE / "tensors.safetensors"), _read_json(path))
+    return _read_json(path)
 
 
 def find_checkpoint(source: str | Path) -> Path:

@@ -131,6 +131,9 @@ class Stage(nn.Module):
 class CompactUNet(nn.Module):
     """The network of the `cpu` preset. Images of any size work: they are padded inside, and cropped again."""
 
+    edge_layers = ("stem", "head")
+    """The layers that face the image, which optimisers may treat apart."""
+
     def __init__(self, config: CompactConfig, channels: int, out_channels: int, num_classes: int | None = None):
         super().__init__()
         if len(config.channels) != len(config.blocks) or not config.channels:

@@ -58,6 +58,9 @@ class UNet(nn.Module):
     Images of any size work: they are padded to a multiple of the total stride inside, and cropped again.
     """
 
+    edge_layers = ("conv_in", "conv_out")
+    """The layers that face the image, which optimisers may treat apart."""
+
     def __init__(self, config: UNetConfig, channels: int, out_channels: int, num_classes: int | None = None):
         super().__init__()
         self.config = config

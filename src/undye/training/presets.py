@@ -10,6 +10,7 @@ _RUNS: Mapping[str, tuple[TrainingConfig, CheckpointConfig, PreviewConfig]] = {
         TrainingConfig(
             steps=12_000,
             batch_size=32,
+            optimizer="muon",
             lr=3e-3,
             warmup=100,
             decay="linear",

@@ -15,8 +15,10 @@ class TrainingConfig:
     """Optimiser steps. With a time budget this number is found by measuring."""
     batch_size: int = 64
     """Images per step, over all processes."""
+    optimizer: Literal["adam", "muon"] = "adam"
+    """muon: Muon for the convolutions inside the network, Adam for the rest."""
     lr: float = 2e-4
-    """Peak learning rate (Adam)."""
+    """Peak learning rate."""
     warmup: int = 100
     """Steps over which the learning rate grows linearly from 0."""
     decay: Literal["none", "linear", "cosine"] = "none"

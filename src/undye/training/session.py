@@ -10,8 +10,16 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 
-from undye.checkpoint.native import WEIGHTS as WEIGHTS_FILE
-from undye.checkpoint.native import TrainState, checkpoints, find_checkpoint, load, load_train_state, read_weights, save
+from undye.checkpoint.native import (
+    WEIGHTS,
+    TrainState,
+    checkpoints,
+    load,
+    load_train_state,
+    read_train_values,
+    read_weights,
+    save,
+)
 from undye.data import load_images
 from undye.data.source import ArraySource, ImageSource
 from undye.denoiser import Denoiser
@@ -76,9 +84,18 @@ def run(
         remove_temporaries(folder.checkpoints)
         remove_temporaries(folder.samples)
         previous = next(reversed(checkpoints(folder.path)), None)
+        if previous is not None and is_finished(previous, config):
+            for listener in listeners:
+                listener(Started(config.training.steps, config.training.steps, (f"{previous} is the end of this run",)))
+            return previous
     else:
         folder.check_new()
     return _Session(config, folder, previous, pick_device(device), list(listeners)).run()
+
+
+def is_finished(checkpoint: Path, config: RunConfig) -> bool:
+    """Whether a checkpoint is the last one of its run."""
+    return read_train_values(checkpoint)["planned"] and int(checkpoint.name) >= config.training.steps
 
 
 class _Session:
@@ -109,7 +126,7 @@ class _Session:
                     f"the data has {len(self.source):,} images, the run was started on {state.values['images']:,}: "
                     "give the same data, or start a new run with --init"
                 )
-            self.trainer.load_state(state.values["step"], state.tensors, read_weights(previous / WEIGHTS_FILE))
+            self.trainer.load_state(state.values["step"], state.tensors, read_weights(previous / WEIGHTS))
         planned = state is None or state.values["planned"]
         if self.config.budget_seconds is not None and (state is None or not planned):
             self.trainer.total_steps = None
@@ -120,6 +137,8 @@ class _Session:
         precision = self.config.training.precision
         if precision == "auto":
             precision = "bf16" if supports_bf16(device) else "fp32"
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # accelerate takes the current one
         accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
         if accelerator.num_processes > 1:
             raise UserError("this version trains in one process: start it without accelerate launch or torchrun")
@@ -143,10 +162,6 @@ class _Session:
 
     def run(self) -> Path:
         trainer, total = self.trainer, self.trainer.total_steps
-        if total is not None and trainer.step >= total:
-            assert self.previous is not None
-            self.emit(Started(trainer.step, total, (f"{self.folder.path} is finished at step {trainer.step}",)))
-            return self.previous
         self.folder.write_config(self.config)
         if self.previous is None:
             torch.manual_seed(self.config.seed)  # for dropout, which draws from torch's own generator
@@ -272,7 +287,7 @@ def build_model(config: RunConfig, source: ImageSource) -> tuple[RunConfig, Deno
             "the simple loss does not train learned_range: choose --model.variance fixed_small or fixed_large"
         )
     if config.init is not None:
-        denoiser = load(find_checkpoint(config.init))
+        denoiser = load(config.init)
         have = denoiser.config
         if (have.channels, have.num_classes) != (source.channels, source.num_classes):
             raise UserError(

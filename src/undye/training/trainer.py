@@ -12,11 +12,12 @@ from undye.objective import SimpleObjective
 from undye.training.batches import Batch
 from undye.training.ema import EMA
 from undye.training.events import StepDone
+from undye.training.muon import Muon
 from undye.training.run import TrainingConfig
 
 
 class Trainer:
-    """Adam on an objective, with learning-rate warm-up and decay, gradient clipping and an EMA.
+    """An optimiser on an objective, with learning-rate warm-up and decay, gradient clipping and an EMA.
 
     It knows an iterator of batches and an objective; it builds no data set, writes no file and prints nothing.
 
@@ -41,9 +42,7 @@ class Trainer:
         # not accelerate's mixed precision: that is one setting for the whole process, and a process may train twice
         self.bf16 = bf16
         self.parameters = [p for p in self.denoiser.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(
-            self.parameters, lr=config.lr, betas=(0.9, config.beta2), eps=1e-8, fused=accelerator.device.type != "mps"
-        )
+        self.optimizers = make_optimizers(self.denoiser, config, bf16)
         self.step = 0
         self.total_steps: int | None = config.steps
 
@@ -67,8 +66,9 @@ class Trainer:
         device = self.accelerator.device
         for batch in batches:
             lr = self.learning_rate(self.step)
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
             x_0 = batch.x_0.to(device, memory_format=torch.channels_last)
             label = None if batch.label is None else batch.label.to(device)
             draw = self.objective.draw(
@@ -83,8 +83,9 @@ class Trainer:
                 loss = self.objective.loss(self.denoiser, x_0, draw, label).mean()
             self.accelerator.backward(loss)
             norm = self._clip()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            for optimizer in self.optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
             self.step += 1
             self.ema.update(self.denoiser, self.step)
             yield StepDone(self.step, loss.item(), lr, float(norm), len(x_0))
@@ -97,11 +98,12 @@ class Trainer:
         return torch.nn.utils.clip_grad_norm_(self.parameters, limit)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """All tensors that going on needs, beside the EMA weights: raw weights, Adam's moments, the random state."""
+        """What going on needs beside the EMA weights: raw weights, the optimisers' moments, the random state."""
         state = {f"weights.{k}": v for k, v in self.denoiser.state_dict().items()}
         for name, parameter in self.denoiser.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                state[f"optimizer.{key}.{name}"] = value
+            for optimizer in self.optimizers:
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    state[f"optimizer.{key}.{name}"] = value
         # dropout draws from torch's own generator; all other noise is keyed by the step
         state["random.cpu"] = torch.get_rng_state()
         if self.accelerator.device.type == "cuda":
@@ -115,17 +117,34 @@ class Trainer:
         self.denoiser.load_state_dict(
             {k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")}
         )
-        for name, parameter in self.denoiser.named_parameters():
-            moments = {
-                key: state[f"optimizer.{key}.{name}"]
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"optimizer.{key}.{name}" in state
-            }
-            # Adam keeps its moments in the layout of the weights; its step counter lies beside them
-            self.optimizer.state[parameter] = {
-                key: value.to(parameter.device) if key == "step" else torch.empty_like(parameter).copy_(value)
-                for key, value in moments.items()
-            }
+        parameters = dict(self.denoiser.named_parameters())
+        owners = {p: o for o in self.optimizers for group in o.param_groups for p in group["params"]}
+        for full_name, value in state.items():
+            if full_name.startswith("optimizer."):
+                _, key, name = full_name.split(".", 2)
+                weight = parameters[name]
+                # moments lie as the weights do; a file does not keep the layout
+                like_weight = value.shape == weight.shape
+                own = torch.empty_like(weight).copy_(value) if like_weight else value.to(weight.device)
+                owners[weight].state[weight][key] = own
         torch.set_rng_state(state["random.cpu"])
         if "random.cuda" in state and self.accelerator.device.type == "cuda":
             torch.cuda.set_rng_state(state["random.cuda"])
+
+
+def make_optimizers(denoiser: Denoiser, config: TrainingConfig, bf16: bool) -> list[torch.optim.Optimizer]:
+    """Adam for all weights; or Muon for the convolutions that do not face the image, and Adam for what is left."""
+    network = denoiser.network
+    edges = {id(p) for name in getattr(network, "edge_layers", ()) for p in getattr(network, name).parameters()}
+    rest: list[Tensor] = []
+    inner: list[Tensor] = []
+    for p in denoiser.parameters():
+        if p.requires_grad:
+            (inner if config.optimizer == "muon" and p.ndim == 4 and id(p) not in edges else rest).append(p)
+    optimizers: list[torch.optim.Optimizer] = []
+    if rest:
+        fused = rest[0].device.type != "mps"
+        optimizers.append(torch.optim.Adam(rest, lr=config.lr, betas=(0.9, config.beta2), eps=1e-8, fused=fused))
+    if inner:
+        optimizers.append(Muon(inner, lr=config.lr, dtype=torch.bfloat16 if bf16 else torch.float32))
+    return optimizers
