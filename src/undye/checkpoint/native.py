@@ -62,8 +62,8 @@ def save(
         config = {"schema_version": SCHEMA_VERSION, "model": unstructure(denoiser.config), "about": about}
         text = json.dumps(config, indent=2) + "\n"
         write_text(temporary / CONFIG, text)
-        # the config travels in the header too, so that the file alone says what it is; one entry only, because safetensors
-        # writes several in random order, and the same model should be the same bytes
+        # the config travels in the header too, so that the file alone says what it is; one entry only, because
+        # safetensors writes several in random order, and the same model should be the same bytes
         _save_tensors(denoiser.network.state_dict(), temporary / WEIGHTS, {"undye": text})
         write_text(temporary / CARD, _card(denoiser, about))
         if train_state is not None:
