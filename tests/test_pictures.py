@@ -54,11 +54,19 @@ def test_films(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "strip.png").size[0] > Image.open(tmp_path / "strip.png").size[1]
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.mp4", "file/x.png", "folder.png", "file"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.mp4", "file/x.png", "used", "used/", "file"])
 def test_unusable_targets(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
-    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "x").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        save_images(images(1), tmp_path / name)
+        save_images(images(1), f"{tmp_path}/{name}")
     with pytest.raises(UserError, match="must end in"):
         save_film([images(1)], tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize("name", ["v1.0/", "plain", "made.already"])
+def test_what_counts_as_a_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "made.already").mkdir()
+    save_images(images(2), f"{tmp_path}/{name}")
+    assert sorted(p.name for p in (tmp_path / name).iterdir()) == ["000000.png", "000001.png"]

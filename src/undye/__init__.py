@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from undye.sampling import sample
     from undye.training.presets import run_preset
     from undye.training.run import RunConfig
+    from undye.training.session import Interrupted
 
 _HOME = {
     "CompactConfig": "config",
@@ -22,6 +23,7 @@ _HOME = {
     "Denoiser": "denoiser",
     "Gaussian": "diffusion.process",
     "GaussianProcess": "diffusion.process",
+    "Interrupted": "training.session",
     "ModelConfig": "config",
     "NoiseSchedule": "diffusion.schedule",
     "RunConfig": "training.run",
@@ -41,6 +43,7 @@ __all__ = [
     "Denoiser",
     "Gaussian",
     "GaussianProcess",
+    "Interrupted",
     "ModelConfig",
     "NoiseSchedule",
     "RunConfig",
@@ -56,6 +59,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("undye")
     if name not in _HOME:
         raise AttributeError(f"module 'undye' has no attribute {name!r}")
     return getattr(importlib.import_module(f"undye.{_HOME[name]}"), name)

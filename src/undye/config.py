@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from undye.errors import UserError
+
 SCHEMA_VERSION = 1
 
 PredictionName = Literal["eps", "x_0", "v"]
@@ -23,6 +25,13 @@ class ScheduleConfig:
     beta_end: float | None = None
     """Where the schedule has one: the last beta. None: the published value."""
 
+    def __post_init__(self) -> None:
+        """Check what does not need the schedule itself."""
+        if self.num_steps < 1:
+            raise UserError(f"a schedule needs at least 1 step, got {self.num_steps}")
+        if self.name == "cosine" and (self.beta_start, self.beta_end) != (None, None):
+            raise UserError("the cosine schedule has no beta_start and beta_end: leave them out")
+
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig:
@@ -40,6 +49,17 @@ class UNetConfig:
     norm_groups: int = 32
     norm_eps: float = 1e-6
 
+    def __post_init__(self) -> None:
+        """Check that the settings fit together."""
+        widths = [self.base_channels * m for m in self.channel_mult]
+        if not widths or min(widths) < 1 or self.base_channels < 4 or self.num_res_blocks < 1 or self.norm_groups < 1:
+            raise UserError("a U-Net needs at least 4 base channels, one level, one block in each and one norm group")
+        if wrong := [w for w in (self.base_channels, *widths) if w % self.norm_groups]:
+            raise UserError(f"a width of {wrong[0]} channels does not divide into {self.norm_groups} norm groups")
+        if wrong := [level for level in self.attention_levels if not 0 <= level < len(widths)]:
+            raise UserError(f"there is no level {wrong[0]} to attend at: levels are 0..{len(widths) - 1}")
+        _check_dropout(self.dropout)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompactConfig:
@@ -55,6 +75,21 @@ class CompactConfig:
     head_channels: int = 32
     """Width of an attention head in the lowest level; 0 for no attention."""
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check that the settings fit together."""
+        if len(self.channels) != len(self.blocks) or not self.channels:
+            raise UserError("a compact network needs as many numbers of blocks as of channels, at least one")
+        if min(self.channels) < 1 or min(self.blocks) < 0 or self.patch < 1 or self.head_channels < 0:
+            raise UserError("channels and patch must be at least 1, blocks and head_channels at least 0")
+        if self.head_channels and self.channels[-1] % self.head_channels:
+            raise UserError(f"{self.channels[-1]} channels do not divide into heads of {self.head_channels}")
+        _check_dropout(self.dropout)
+
+
+def _check_dropout(dropout: float) -> None:
+    if not 0 <= dropout < 1:
+        raise UserError(f"dropout must lie in [0, 1), got {dropout}")
 
 
 NetworkConfig = UNetConfig | CompactConfig

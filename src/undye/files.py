@@ -8,19 +8,22 @@ from pathlib import Path
 
 
 @contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
+def atomic_path(target: Path, durable: bool = False) -> Iterator[Path]:
     """A temporary path beside `target`, moved onto it when the block ends well and removed when it does not.
 
-    The block may make a file, or a folder where `target` does not exist yet. The name contains `.tmp`.
+    The block may make a file, or a folder where `target` does not exist yet. The name contains `.tmp`. `durable` waits
+    until the disk holds it: for what must survive a power cut.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.parent / f".{target.name}.tmp{os.getpid()}"
     remove(temporary)
     try:
         yield temporary
-        sync(temporary)
+        if durable:
+            sync_all(temporary)
         os.replace(temporary, target)
-        sync(target.parent)
+        if durable:
+            sync(target.parent)
     except BaseException:
         remove(temporary)
         raise
@@ -46,12 +49,16 @@ def remove_temporaries(folder: Path) -> None:
         remove(path)
 
 
-def sync(path: Path) -> None:
-    """Have the disk hold what was written: a file, or a folder's files and its list of names."""
+def sync_all(path: Path) -> None:
+    """Have the disk hold a file, or a folder with everything in it."""
     if path.is_dir():
         for child in path.iterdir():
-            if child.is_file():
-                sync(child)
+            sync_all(child)
+    sync(path)
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold one file, or one folder's list of names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

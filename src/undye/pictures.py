@@ -38,38 +38,49 @@ def enlarge(image: UInt8[np.ndarray, "h w c"], at_least: int = 512) -> UInt8[np.
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def check_target(out: Path) -> None:
+def check_target(out: str | Path) -> None:
     """Catch an unusable output before the sampling rather than after it.
 
     Raises:
         UserError: for an unknown ending, or a parent that is not a folder.
     """
-    if out.suffix.lower() not in ("", ".png", ".npz"):
-        raise UserError(f"cannot write {out}: give a .png (a grid), an .npz, or a folder (one PNG per image)")
-    for parent in out.parents:
-        if parent.exists():
-            if not parent.is_dir():
-                raise UserError(f"cannot write {out}: {parent} is not a folder")
-            break
-    if out.suffix == "" and out.is_file():
+    if _kind(out) not in ("folder", ".png", ".npz"):
+        raise UserError(f"cannot write {out}: give a .png (a grid), an .npz, or a folder/ (one PNG per image)")
+    path = Path(out)
+    _check_place(path)
+    if _kind(out) == "folder" and path.is_file():
         raise UserError(f"cannot write a folder of images to {out}: a file has that name")
-    if out.suffix != "" and out.is_dir():
-        raise UserError(f"cannot write the file {out}: a folder has that name")
+    if _kind(out) == "folder" and path.is_dir() and any(path.iterdir()):
+        raise UserError(f"cannot write a folder of images to {out}: it holds files already; choose a new one")
 
 
-def save_images(images: UInt8[np.ndarray, "n h w c"], out: Path, first_index: int = 0) -> None:
-    """Write images as the ending of `out` says: .png a grid, .npz the array `images`, none a folder of PNGs."""
+def _kind(out: str | Path) -> str:
+    """`folder`, or the ending of a file. A folder is there already, ends in a slash, or has no ending."""
+    path = Path(out)
+    return "folder" if path.is_dir() or str(out).endswith("/") or not path.suffix else path.suffix.lower()
+
+
+def _check_place(path: Path) -> None:
+    """Raise a UserError if one of the parents is no folder."""
+    parent = next(p for p in path.parents if p.exists())
+    if not parent.is_dir():
+        raise UserError(f"cannot write {path}: {parent} is not a folder")
+
+
+def save_images(images: UInt8[np.ndarray, "n h w c"], out: str | Path) -> None:
+    """Write images as the ending of `out` says: .png a grid, .npz the array `images`, none a new folder of PNGs."""
     check_target(out)
-    match out.suffix.lower():
+    path = Path(out)
+    match _kind(out):
         case ".png":
-            save_png(enlarge(make_grid(images)), out)
+            save_png(enlarge(make_grid(images)), path)
         case ".npz":
-            with atomic_path(out) as temporary, temporary.open("wb") as file:
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, images=images)
         case _:
-            out.mkdir(parents=True, exist_ok=True)
-            for i, image in enumerate(images, start=first_index):
-                save_png(image, out / f"{i:06d}.png")
+            path.mkdir(parents=True, exist_ok=True)
+            for i, image in enumerate(images):
+                save_png(image, path / f"{i:06d}.png")
 
 
 def save_png(image: UInt8[np.ndarray, "h w c"], out: Path) -> None:
@@ -102,5 +113,6 @@ def check_film(out: Path) -> None:
     Raises:
         UserError: unless it ends in .gif or .png.
     """
-    if out.suffix.lower() not in (".gif", ".png"):
-        raise UserError(f"cannot write the film {out}: its name must end in .gif or .png")
+    if out.suffix.lower() not in (".gif", ".png") or out.is_dir():
+        raise UserError(f"cannot write the film {out}: its name must end in .gif or .png, and no folder may have it")
+    _check_place(out)

@@ -28,7 +28,7 @@ class SampleRequest:
 
     n: int
     sampler: str | Sampler = "ddim"
-    steps: int | None = 50
+    steps: int | None = None
     grid: str = "uniform"
     seed: int = 0
     first_index: int = 0
@@ -41,7 +41,7 @@ def sample(
     denoiser: Denoiser,
     n: int = 16,
     sampler: str | Sampler = "ddim",
-    steps: int | None = 50,
+    steps: int | None = None,
     seed: int = 0,
     *,
     grid: str = "uniform",
@@ -57,7 +57,7 @@ def sample(
         denoiser: the model; it runs on the device it is on, and is put into eval mode while sampling.
         n: number of images.
         sampler: "ddim", "ancestral", or a Sampler object.
-        steps: number of network calls per image; None: all T of them.
+        steps: number of network calls per image; None: 50 (at most T), and all T for ancestral.
         seed: sample i is a function of (seed, i): `n` and `batch_size` do not change it, to float32 rounding.
         grid: how the steps are spread over the times: "uniform" or "quadratic".
         label: one class for all, or one for each image; None: no class.
@@ -102,13 +102,15 @@ def batches(
     """For each batch of samples its x_T and the stream of its steps, to be consumed in order."""
     if request.n < 1:
         raise UserError(f"the number of images must be at least 1, got {request.n}")
-    if request.seed < 0 or request.first_index < 0:
-        raise UserError("the seed and the number of the first sample must not be negative")
+    if not 0 <= request.seed < 2**63 or request.first_index < 0:
+        raise UserError("the seed must lie in 0..2^63-1, and the number of the first sample must not be negative")
     config = denoiser.config
     sampler = resolve_sampler(request.sampler)
     if getattr(sampler, "variance", None) == "learned_range" != config.variance:
         raise UserError("this model has not learned a variance: choose fixed_small or fixed_large")
-    times = make_grid(request.grid, denoiser.schedule.num_steps, request.steps)
+    num_steps = denoiser.schedule.num_steps
+    default = num_steps if sampler.default_steps is None else min(sampler.default_steps, num_steps)
+    times = make_grid(request.grid, num_steps, default if request.steps is None else request.steps)
     labels = _labels(request, denoiser)
     height, width = config.image_size
     size = min(256, max(1, _PIXELS_PER_BATCH // (height * width))) if request.batch_size is None else request.batch_size

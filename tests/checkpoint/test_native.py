@@ -1,11 +1,12 @@
 """Checkpoints: round trip, atomicity, and damage."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 import undye
@@ -62,10 +63,10 @@ def test_train_state_round_trip(tmp_path: Path) -> None:
 
 def test_a_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_args, **_kwargs):
-        raise OSError(28, "No space left on device")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("undye.checkpoint.native.save_file", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match="No space"):
         save(tmp_path / "model", model())
     assert list(tmp_path.iterdir()) == []
 
@@ -178,3 +179,21 @@ def test_atomic_path(tmp_path: Path) -> None:
     (tmp_path / ".left.tmp123").mkdir()
     remove_temporaries(tmp_path)
     assert not (tmp_path / ".left.tmp123").exists()
+
+
+def test_neighbours_are_nobodys_business(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    opened: list[str] = []
+    real = os.open
+
+    def watch(path, *args, **kwargs):
+        opened.append(str(path))
+        return real(path, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", watch)
+        with atomic_path(tmp_path / "file", durable=True) as temporary:
+            temporary.write_text("y")
+    assert str(secret) not in opened
+    assert str(tmp_path) in opened, "the folder's list of names is made durable"

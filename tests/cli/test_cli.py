@@ -73,6 +73,14 @@ def test_help(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
         (["sample", "nowhere", "--out", "x.png"], "nowhere"),
         (["sample", "nowhere", "--sed", "3"], "did you mean --seed"),
         (["info", "nowhere"], "nowhere"),
+        (["train", "--data", "fashion-mini", "--out", "y", "--budget", "9s", "--training.steps", "5"], "not both"),
+        (["train", "--data", "fashion-mini", "--out", "y", "--init", "z", "--model.prediction", "eps"], "--model"),
+        (["train", "--data", "fashion-mini", "--out", "y", "--model.schedule.num-steps", "0"], "at least 1 step"),
+        (["train", "--data", "fashion-mini", "--out", "y", "--model.schedule.beta-end", "0.5"], "beta_end"),
+        (["train", "--data", "fashion-mini", "--out", "y", "--model.network.channels", "8"], "as many"),
+        (["train", "--data", "fashion-mini", "--out", "y", "--model.network.head-channels", "40"], "heads of 40"),
+        (["train", "--data", "fashion-mini", "--out", "y", "--model.network.dropout", "2"], "dropout"),
+        (["train", "ddpm-cifar10", "--data", "x", "--out", "y", "--model.network.base-channels", "100"], "norm groups"),
     ],
 )
 def test_wrong_calls(
@@ -157,6 +165,26 @@ def test_settings_from_a_file_and_flags_over_them(run_folder: Path, tmp_path: Pa
     assert main(again) == 0
     a, b = (tmp_path / name / "checkpoints" / "2" / "model.safetensors" for name in ("run", "again"))
     assert a.read_bytes() == b.read_bytes()
+
+
+@pytest.mark.parametrize("text", ["preset = 3", 'preset = ["cpu"]', 'preset = "cpo"'])
+def test_a_config_file_with_a_wrong_preset(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.toml").write_text(text)
+    assert "unknown preset" in fails(capsys, "train", "--config", str(tmp_path / "run.toml"), "--out", "y")
+
+
+def test_the_choices_of_the_flags_are_the_tables() -> None:
+    from typing import get_args, get_type_hints
+
+    from undye.cli.sample import SampleArgs
+    from undye.diffusion.variance import VARIANCES
+    from undye.samplers import SAMPLERS
+    from undye.samplers.grid import GRIDS
+
+    hints = get_type_hints(SampleArgs)
+    assert set(get_args(hints["sampler"])) == set(SAMPLERS)
+    assert set(get_args(hints["grid"])) == set(GRIDS)
+    assert set(get_args(get_args(hints["variance"])[0])) == set(VARIANCES)
 
 
 def test_a_config_file_with_a_mistake(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -76,4 +76,25 @@ def test_every_documented_command_parses() -> None:
         ).stdout
         for flag in flags:
             if flag.startswith("--"):
-                assert flag in known, f"undye {line}: {flag}"
+                assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", known), f"undye {line}: {flag}"
+
+
+DOCUMENTS = sorted(p for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
+        assert "://" in target or (path.parent / target).exists(), target
+    assert not re.findall(r"[A-Z]{4,}_[A-Z]{4,}", text), "a placeholder"
+
+
+def test_constraints_are_pins_and_nothing_else() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert len(pins) > 20
+    for pin in pins:
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+]+", pin), pin
+    for name in ("torch==2.14.1", "torchvision==0.29.1"):
+        assert name in pins

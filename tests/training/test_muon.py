@@ -14,7 +14,7 @@ from undye.training.trainer import make_optimizers
 @pytest.mark.parametrize("shape", [(16, 16), (8, 90), (90, 8), (1, 5)])
 def test_singular_values_come_near_one_and_directions_stay(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, dtype=torch.float64)
-    out = orthogonalise(matrix)
+    out = orthogonalise(matrix[None])[0]
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     kept = s / s.max() > 0.05  # five iterations lift small ones only so far
     values = torch.diagonal(u.mT @ out @ vh.mT)[kept]
@@ -35,7 +35,7 @@ def test_a_step_by_hand(layout: torch.memory_format) -> None:
         optimizer.step()
         average = 0.9 * average + 0.1 * gradient
         ahead = 0.1 * gradient + 0.9 * average
-        before -= 0.1 * 0.2 * 45**0.5 * orthogonalise(ahead.reshape(6, 45)).reshape(6, 5, 3, 3)
+        before -= 0.1 * 0.2 * 45**0.5 * orthogonalise(ahead.reshape(1, 6, 45)).reshape(6, 5, 3, 3)
         torch.testing.assert_close(weight.detach(), before)
 
 
@@ -58,3 +58,12 @@ def test_who_optimises_what(quiet: RunConfig) -> None:
     assert "network.middle.blocks.0.conv1.weight" in by_muon
     assert {"network.stem.weight", "network.head.weight", "network.middle.blocks.0.conv1.bias"} <= by_adam
     assert len(make_optimizers(denoiser, TrainingConfig(), bf16=False)) == 1
+
+
+def test_the_iteration_is_the_plain_newton_schulz() -> None:
+    matrix = torch.randn(12, 40, dtype=torch.float64)
+    x = matrix / matrix.norm()
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    torch.testing.assert_close(orthogonalise(matrix[None])[0], x, rtol=1e-6, atol=1e-9)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import undye
 from undye.checkpoint.native import checkpoints, find_checkpoint
 from undye.errors import UserError
-from undye.training.events import BudgetSet, Event, Finished, Logged, Saved, Started, StepDone
+from undye.training.events import BudgetSet, Event, Finished, Logged, Notice, Previewed, Saved, Started, StepDone
 from undye.training.run import RunConfig
 from undye.training.session import Interrupted, run
 
@@ -104,7 +104,7 @@ def test_the_log_holds_each_step_once_after_a_kill(quiet: RunConfig, tmp_path: P
         return [(r["step"], r["loss"]) for r in records if r["event"] == "logged"]
 
     assert lines("killed") == lines("whole")
-    assert [step for step, _ in lines("whole")] == [50, 100]
+    assert [step for step, _ in lines("whole")] == [1, 50, 100, 110]
 
 
 def test_a_folder_in_use_is_not_touched(quiet: RunConfig, tmp_path: Path) -> None:
@@ -216,4 +216,49 @@ def test_train_from_python(quiet: RunConfig, tmp_path: Path, images: Path) -> No
     denoiser = undye.train(images, tmp_path / "run", steps=3, config=quiet, listeners=[events.append])
     assert undye.sample(denoiser, n=2, steps=2).shape == (2, 8, 8, 1)
     assert [e.step for e in events if isinstance(e, Saved)] == [3]
-    assert not any(isinstance(e, Logged) for e in events)
+    assert [e.step for e in events if isinstance(e, Logged)] == [1, 3]
+
+
+@pytest.mark.parametrize("what", ["model.safetensors", "train_state/tensors.safetensors", "train_state/state.json"])
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(quiet: RunConfig, tmp_path: Path, what: str) -> None:
+    run(quiet, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(quiet, tmp_path / "run", listeners=[stop_at(6)])
+    broken = tmp_path / "run" / "checkpoints" / "6" / what
+    broken.write_bytes(broken.read_bytes()[:-20])
+    events: list[Event] = []
+    run(quiet, tmp_path / "run", resume=True, listeners=[events.append])
+    assert any(isinstance(e, Notice) and "damaged" in e.text for e in events)
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+def test_a_run_can_be_resumed_from_another_folder(
+    quiet: RunConfig, tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(images.parent)
+    relative = replace(quiet, data=images.name)
+    with pytest.raises(Interrupted):
+        run(relative, tmp_path / "run", listeners=[stop_at(5)])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    denoiser = undye.train(images, tmp_path / "run", resume=True, listeners=[])
+    assert denoiser.config.image_size == (8, 8)
+
+
+def test_a_budget_leaves_most_of_its_time_to_steps(quiet: RunConfig, tmp_path: Path) -> None:
+    greedy = replace(quiet, budget_seconds=3.0, preview=replace(quiet.preview, count=500, n=16, steps=100))
+    events: list[Event] = []
+    run(greedy, tmp_path / "run", listeners=[events.append])
+    (planned,) = [e for e in events if isinstance(e, BudgetSet)]
+    assert planned.previews < 10
+    assert planned.total_steps > 20
+    assert len([e for e in events if isinstance(e, Previewed)]) == planned.previews
+
+
+def test_the_warm_up_fits_into_a_budget(quiet: RunConfig, tmp_path: Path) -> None:
+    slow = replace(quiet, budget_seconds=2.0, training=replace(quiet.training, warmup=1_000_000))
+    events: list[Event] = []
+    run(slow, tmp_path / "run", listeners=[events.append])
+    rates = [e.lr for e in events if isinstance(e, StepDone)]
+    assert max(rates) == pytest.approx(slow.training.lr)
+    assert rates[-1] < 0.2 * max(rates)

@@ -19,7 +19,7 @@ from torch import Tensor
 from undye.config import SCHEMA_VERSION, ModelConfig
 from undye.denoiser import Denoiser, channels_last
 from undye.errors import UserError
-from undye.files import atomic_path, sync, write_text
+from undye.files import atomic_path
 from undye.structure import structure, unstructure
 
 CONFIG, WEIGHTS, CARD, STATE = "config.json", "model.safetensors", "README.md", "train_state"
@@ -57,20 +57,21 @@ def save(
     if folder.exists():
         raise UserError(f"{folder} exists already: choose another name")
     about = about or {}
-    with atomic_path(folder) as temporary:
+    with atomic_path(folder, durable=True) as temporary:
         temporary.mkdir()
         config = {"schema_version": SCHEMA_VERSION, "model": unstructure(denoiser.config), "about": about}
         text = json.dumps(config, indent=2) + "\n"
-        write_text(temporary / CONFIG, text)
+        (temporary / CONFIG).write_text(text, encoding="utf-8")
         # the config travels in the header too, so that the file alone says what it is; one entry only, because
         # safetensors writes several in random order, and the same model should be the same bytes
         _save_tensors(denoiser.network.state_dict(), temporary / WEIGHTS, {"undye": text})
-        write_text(temporary / CARD, _card(denoiser, about))
+        (temporary / CARD).write_text(_card(denoiser, about), encoding="utf-8")
         if train_state is not None:
             (temporary / STATE).mkdir()
             _save_tensors(train_state.tensors, temporary / STATE / "tensors.safetensors", {})
-            write_text(temporary / STATE / "state.json", json.dumps(train_state.values, indent=2) + "\n")
-            sync(temporary / STATE)
+            (temporary / STATE / "state.json").write_text(
+                json.dumps(train_state.values, indent=2) + "\n", encoding="utf-8"
+            )
     return folder
 
 
@@ -194,7 +195,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata)
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata)
+    except SafetensorError as error:  # what it makes of a full disk, too
+        raise UserError(f"cannot write {path.name}: {error}") from None
 
 
 def _read_json(path: Path) -> Any:

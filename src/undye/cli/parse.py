@@ -28,7 +28,10 @@ def parse(kind: type[T], args: list[str], prog: str, description: str, default: 
     try:
         with redirect_stdout(errors), redirect_stderr(errors):
             return tyro.cli(kind, args=args, **options)
-    except SystemExit:
+    except SystemExit as stop:
+        if stop.code in (0, None):  # not an error: a completion script, for one
+            print(errors.getvalue(), end="")
+            raise
         raise UserError(f"{_message(errors.getvalue())} (see {prog.split(' [')[0]} --help)") from None
 
 

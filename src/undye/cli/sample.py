@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -22,17 +22,17 @@ class SampleArgs:
     """grid.png, samples.npz (array `images`), or a folder (one PNG per image)."""
     n: int = 16
     """How many images."""
-    sampler: str = "ddim"
+    sampler: Literal["ddim", "ancestral"] = "ddim"
     """ddim (deterministic, few steps) or ancestral (the paper's Algorithm 2)."""
     steps: int | None = None
     """Network calls per image; without it 50, and all T for ancestral."""
-    grid: str = "uniform"
+    grid: Literal["uniform", "quadratic"] = "uniform"
     """How the steps are spread over the times: uniform or quadratic."""
     seed: int = 0
     """Image number i depends on the seed and i alone."""
     eta: float | None = None
     """ddim: 0 (the default) is deterministic, 1 as random as ancestral."""
-    variance: str | None = None
+    variance: Literal["fixed_small", "fixed_large", "learned_range"] | None = None
     """ancestral: fixed_small or fixed_large; without it the model's own."""
     clip: bool | None = None
     """Clip the predicted x_0 to [-1, 1] at each step; without it as the model says."""
@@ -64,17 +64,17 @@ def main(args: list[str]) -> int:
     from undye.sampling import SampleRequest, film, sample, with_options
 
     if a.out:
-        check_target(Path(a.out))
+        check_target(a.out)
     if a.film:
         check_film(Path(a.film))
+        if a.out and Path(a.film) == Path(a.out):
+            raise UserError("--film and --out need different names")
     set_threads(a.threads or None)
     denoiser = load(a.model, pick_device(a.device or None))
     request = SampleRequest(
         n=a.n,
         sampler=with_options(a.sampler, eta=a.eta, variance=a.variance, clip=a.clip),
-        steps=a.steps
-        if a.steps is not None
-        else (None if a.sampler == "ancestral" else min(50, denoiser.schedule.num_steps)),
+        steps=a.steps,
         grid=a.grid,
         seed=a.seed,
         label=_label(a.label, denoiser.config.class_names, denoiser.config.num_classes),
@@ -89,7 +89,7 @@ def main(args: list[str]) -> int:
         else:
             images = sample(denoiser, **vars(request), progress=progress)
     if a.out:
-        save_images(images, Path(a.out))
+        save_images(images, a.out)
     for path in filter(None, (a.out, a.film)):
         print(path)
     return 0
@@ -101,10 +101,10 @@ def _label(text: str, names: tuple[str, ...] | None, num_classes: int | None) ->
         return None
     if num_classes is None:
         raise UserError("this model was trained without labels: leave --label out")
-    if text.isdigit() and int(text) < num_classes:
-        return int(text)
     lower = [name.lower() for name in names or ()]
     if text.lower() in lower:
         return lower.index(text.lower())
+    if text.isascii() and text.isdecimal() and int(text) < num_classes:
+        return int(text)
     known = ", ".join(names) if names else f"0..{num_classes - 1}"
     raise UserError(f"no class {text!r}: choose from {known}")

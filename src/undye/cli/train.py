@@ -144,6 +144,10 @@ def _to_args(c: RunConfig) -> TrainArgs:
 
 
 def _to_config(a: TrainArgs, base: RunConfig) -> RunConfig:
+    if a.budget and a.training.steps != base.training.steps:
+        raise UserError("give --budget or --training.steps, not both: the budget decides the number of steps")
+    if a.init and a.model != _to_args(base).model:
+        raise UserError("--init takes the model as it is: leave --model.* out")
     model: ModelConfig = replace(base.model, **{f.name: getattr(a.model, f.name) for f in fields(ModelArgs)})
     return replace(
         base,

@@ -19,6 +19,9 @@ from undye.errors import UserError
 
 _CHUNK = 4096  # images looked at together: bounds the memory that a mapped file needs
 
+MAX_CLASSES = 100_000
+"""Labels beyond are a mistake, not classes: each class is a row of a table."""
+
 
 def load_array_file(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """The images of a `.npy` (mapped, not read) or `.npz`, and its labels, neither checked yet.
@@ -60,6 +63,10 @@ def check_images(name: str, array: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
         raise UserError(f"{name} is {shape}, channels first: store it as (N, H, W, C), a.transpose(0, 2, 3, 1)")
     if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3)):
         raise UserError(f"{name} is {shape}: images are an array (N, H, W, C) or (N, H, W) with C 1 or 3")
+    if array.ndim == 3 and array.shape[2] in (1, 3):
+        raise UserError(
+            f"{name} is {shape}: is it one image (then store it as 1x{shape}) or many narrow grey ones (x1)?"
+        )
     if array.size == 0:
         raise UserError(f"{name} is {shape}: it holds no images")
     return array if array.ndim == 4 else array[..., None]
@@ -75,6 +82,8 @@ def check_labels(name: str, labels: np.ndarray, count: int) -> Int64[np.ndarray,
         raise UserError(
             f"the labels of {name} are {labels.dtype} of shape {labels.shape}: {count} integers from 0 on are needed"
         )
+    if labels.max() >= MAX_CLASSES:
+        raise UserError(f"the labels of {name} go up to {labels.max()}: number the classes from 0 without gaps")
     return labels.astype(np.int64)
 
 

@@ -6,6 +6,7 @@ its place: the same one in every run, whatever was asked for before.
 
 import logging
 import threading
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,7 @@ class FolderSource(ImageSource):
 
     def _image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
         # A stand-in has the class of what it stands for, so that labels need no decoding.
-        for candidate in (*range(index, len(self)), *range(index)):
+        for candidate in chain(range(index, len(self)), range(index)):
             if candidate in self._bad or (self._labels is not None and self._labels[candidate] != self._labels[index]):
                 continue
             try:

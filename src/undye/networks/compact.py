@@ -9,6 +9,8 @@ attention happens only there. Blocks are modulated by the time through scale and
 Under bf16 autocast the convolutions run in bf16; normalisation and attention stay in float32, where CPUs are faster.
 """
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
@@ -70,7 +72,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, head_channels: int):
         super().__init__()
-        self.heads = max(1, channels // head_channels)
+        self.heads = channels // head_channels
         self.norm = Norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = nn.Conv2d(channels, channels, 1)
@@ -80,7 +82,7 @@ class Attention(nn.Module):
         """Attend, project, add."""
         h = self.norm(x)
         qkv = self.qkv(h).to(h.dtype)
-        with torch.autocast(x.device.type, enabled=x.device.type != "cpu"):
+        with torch.autocast("cpu", enabled=False) if x.device.type == "cpu" else nullcontext():
             q, k, v = (to_heads(part, self.heads) for part in qkv.chunk(3, dim=1))
             out = from_heads(F.scaled_dot_product_attention(q, k, v), x)
         return x + self.proj(out)
@@ -136,8 +138,6 @@ class CompactUNet(nn.Module):
 
     def __init__(self, config: CompactConfig, channels: int, out_channels: int, num_classes: int | None = None):
         super().__init__()
-        if len(config.channels) != len(config.blocks) or not config.channels:
-            raise ValueError("a compact network needs as many entries in `blocks` as in `channels`, at least one")
         self.config = config
         widths, patch = config.channels, config.patch
         c_emb = 4 * TIME_FEATURES

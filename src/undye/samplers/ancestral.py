@@ -24,6 +24,7 @@ class Ancestral(Sampler):
     """
 
     name: ClassVar[str] = "ancestral"
+    default_steps: ClassVar[int | None] = None
     variance: str | None = None
 
     def __post_init__(self) -> None:

@@ -54,6 +54,8 @@ class Sampler(ABC):
     """
 
     name: ClassVar[str]
+    default_steps: ClassVar[int | None] = 50
+    """Network calls where none are asked for; None: all T."""
     clip: bool | None = None
 
     @abstractmethod

@@ -6,10 +6,12 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from undye.training.events import BudgetSet, Event, Finished, Loading, Logged, Previewed, Saved, Started, StepDone
+from undye.training.events import BudgetSet, Event, Finished, Loading, Notice, Previewed, Saved, Started, StepDone
 
 LINE_EVERY = 15.0
 """Seconds between the plain lines of a log."""
+REFRESH_EVERY = 1.0
+"""Seconds between the numbers beside a bar."""
 
 
 class Console:
@@ -19,33 +21,38 @@ class Console:
         self.stream = stream or sys.stderr
         self.bar: tqdm | None = None
         self.total: int | None = None
-        self._last_line = time.monotonic()
+        self._start = self._last_line = time.monotonic()
+        self._first_step = 0
+        self._losses: list[float] = []
+        self._images = 0
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
         match event:
+            case Notice(text):
+                self._say(text)
             case Loading(done, total):
                 self._loading(done, total)
             case Started(first_step, total, lines):
+                if self.bar is not None:
+                    self.bar.close()
+                    self.bar = None
                 for line in lines:
                     self._say(line)
-                self.total = total
+                self.total, self._first_step = total, first_step
+                self._start = self._last_line = time.monotonic()
                 if self.stream.isatty():
                     self.bar = tqdm(total=total, initial=first_step, unit="step", file=self.stream, dynamic_ncols=True)
-            case BudgetSet(_, total, seconds, budget):
+            case BudgetSet(_, total, previews, seconds, budget):
                 self.total = total
-                self._say(f"budget {clock(budget)}: measured {1 / seconds:.1f} steps/s, so {total:,} steps in all")
+                speed = f"{1 / seconds:.1f} steps/s" if seconds < 1 else f"{seconds:.1f} s per step"
+                grids = f"{previews} sample grid{'' if previews == 1 else 's'}"
+                self._say(f"budget {clock(budget)}: measured {speed}, so {total:,} steps and {grids} in all")
                 if self.bar is not None:
                     self.bar.total = total
                     self.bar.refresh()
-            case StepDone() if self.bar is not None:
-                self.bar.update()
-            case Logged(step, loss, _, _, rate, elapsed):
-                if self.bar is not None:
-                    self.bar.set_postfix(loss=f"{loss:.4f}", img_s=f"{rate:.0f}")
-                elif time.monotonic() - self._last_line >= LINE_EVERY or step == self.total:
-                    self._last_line = time.monotonic()
-                    self._say(self._line(step, loss, rate, elapsed))
+            case StepDone():
+                self._step(event)
             case Saved(step, path):
                 self._say(f"step {step}: saved {path}")
             case Previewed(step, path):
@@ -56,6 +63,22 @@ class Console:
                     self.bar = None
                 what = "finished" if completed else "stopped; go on with --resume"
                 self._say(f"step {step}: {what} after {clock(elapsed)}")
+
+    def _step(self, event: StepDone) -> None:
+        """The mean loss since the last line or refresh, whichever this stream has."""
+        self._losses.append(event.loss)
+        self._images += event.images
+        now = time.monotonic()
+        if self.bar is not None:
+            self.bar.update()
+        if now - self._last_line < (REFRESH_EVERY if self.bar is not None else LINE_EVERY) and event.step != self.total:
+            return
+        loss, rate = sum(self._losses) / len(self._losses), self._images / max(now - self._last_line, 1e-9)
+        if self.bar is not None:
+            self.bar.set_postfix(loss=f"{loss:.4f}", img_s=f"{rate:.0f}")
+        else:
+            self._say(self._line(event.step, loss, rate, now))
+        self._last_line, self._losses, self._images = now, [], 0
 
     def _loading(self, done: int, total: int) -> None:
         if self.stream.isatty():
@@ -69,10 +92,10 @@ class Console:
             self._last_line = time.monotonic()
             self._say(f"reading images: {done:,} of {total:,}")
 
-    def _line(self, step: int, loss: float, rate: float, elapsed: float) -> str:
+    def _line(self, step: int, loss: float, rate: float, now: float) -> str:
         text = f"step {step:,}"
         if self.total:
-            left = elapsed / max(1, step) * (self.total - step)
+            left = (now - self._start) / max(1, step - self._first_step) * (self.total - step)
             text += f" of {self.total:,} ({step / self.total:.0%}), {clock(left)} left"
         return f"{text}: loss {loss:.4f}, {rate:.0f} images/s"
 

@@ -14,6 +14,13 @@ class Loading:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """Something that a person should know."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Started:
     """Everything is ready. `lines`: what a person should know, one statement each."""
 
@@ -28,6 +35,7 @@ class BudgetSet:
 
     step: int
     total_steps: int
+    previews: int
     seconds_per_step: float
     budget: float
 
@@ -80,5 +88,5 @@ class Finished:
     elapsed: float
 
 
-Event = Loading | Started | BudgetSet | StepDone | Logged | Saved | Previewed | Finished
+Event = Loading | Notice | Started | BudgetSet | StepDone | Logged | Saved | Previewed | Finished
 Listener = Callable[[Event], None]

@@ -56,7 +56,8 @@ class RunFolder:
         """Write config.toml."""
         from importlib.metadata import version  # slow to import, and `--help` reads this module
 
-        about = {
+        about = read_toml(self.config).get("about") if self.exists() else None  # how it was started, not how it went on
+        about = about or {
             "command": shlex.join(sys.argv),
             "undye": version("undye"),
             "torch": version("torch"),
@@ -112,7 +113,11 @@ def continue_run(stored: RunConfig, asked: RunConfig) -> RunConfig:
                 f"this run was started with {key} = {value!r}, not {now.get(key)!r}: leave that out, "
                 "or start a new run with another --out"
             )
-    steps = asked.training.steps if stored.budget_seconds is None else stored.training.steps
+    if stored.budget_seconds is not None and asked.training.steps != stored.training.steps:
+        raise UserError(
+            "the budget decides the number of steps: leave --training.steps out, or use --init for a new run"
+        )
+    steps = asked.training.steps
     return replace(stored.with_steps(steps), checkpoint=asked.checkpoint, preview=asked.preview)
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ def _keep(line: str, resumed_at: int) -> bool:
         record = json.loads(line)
     except json.JSONDecodeError:
         return False  # the half-written last line of a run that was killed
+    if not isinstance(record, dict) or "event" not in record:
+        return False
     return record["event"] != "finished" and record.get("step", 0) <= resumed_at
 
 
@@ -66,5 +69,8 @@ def record_keepers(run: Path, resumed_at: int) -> list[Listener]:
     """The listeners that every run has."""
     keepers: list[Listener] = [JsonLog(run / "log.jsonl", resumed_at)]
     if importlib.util.find_spec("tensorboard") is not None:
-        keepers.append(TensorBoard(run / "tensorboard", resumed_at))
+        try:
+            keepers.append(TensorBoard(run / "tensorboard", resumed_at))
+        except ImportError as error:
+            warnings.warn(f"TensorBoard is installed but cannot be used: {error}", stacklevel=2)
     return keepers

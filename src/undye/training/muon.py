@@ -34,8 +34,9 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyrefly: ignore
-        """Update every weight that has a gradient."""
+        """Update every weight that has a gradient; those of one shape are orthogonalised together."""
         for group in self.param_groups:
+            by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
@@ -47,18 +48,34 @@ class Muon(torch.optim.Optimizer):
                 # kernel positions before channels: with channels_last weights this is a view, and the matrix's columns
                 # may come in any order
                 matrix = ahead.movedim(1, -1).flatten(1)
-                update = orthogonalise(matrix.to(self.dtype)).to(weight.dtype)
-                update = update.unflatten(1, ahead.movedim(1, -1).shape[1:]).movedim(-1, 1)
-                weight.add_(update, alpha=-group["lr"] * STEP_RMS * max(matrix.shape) ** 0.5)
+                by_shape.setdefault(matrix.shape, []).append((weight, matrix))
+            for shape, pairs in by_shape.items():
+                updates = orthogonalise(torch.stack([m for _, m in pairs]).to(self.dtype))
+                size = group["lr"] * STEP_RMS * max(shape) ** 0.5
+                for (weight, _), update in zip(pairs, updates.to(pairs[0][0].dtype), strict=True):
+                    kernel_last = weight.movedim(1, -1)
+                    kernel_last.add_(update.reshape(kernel_last.shape), alpha=-size)
 
 
-def orthogonalise(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
-    """Nearly U V^T for a matrix U S V^T, by a Newton-Schulz iteration without any decomposition."""
+def orthogonalise(matrices: Float[Tensor, "k m n"]) -> Float[Tensor, "k m n"]:
+    """Nearly U V^T for each matrix U S V^T, by a Newton-Schulz iteration without any decomposition.
+
+    Every iterate is a polynomial in the Gram matrix G times the first one, X_k = Q_k X_0: only G and the last product
+    touch the long side, and the iteration itself runs on the short one, in float32 or better.
+    """
     a, b, c = COEFFICIENTS
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.mT if tall else matrix
-    x = x / (x.norm() + 1e-7)
-    for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    exact = torch.promote_types(x.dtype, torch.float32)
+    gram = (x @ x.mT).to(exact)
+    square = gram.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None] + 1e-14
+    gram = gram / square  # X_0 = X / |X|, so that no singular value is above 1
+    identity = torch.eye(x.shape[1], dtype=exact, device=x.device)
+    q = None
+    for i in range(ITERATIONS):
+        step = torch.baddbmm(a * identity + b * gram, gram, gram, alpha=c)
+        q = step if q is None else step @ q
+        if i < ITERATIONS - 1:
+            gram = step @ gram @ step
+    out = (q / square.sqrt()).to(x.dtype) @ x
+    return out.mT if tall else out

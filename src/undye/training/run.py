@@ -102,12 +102,15 @@ class RunConfig:
         for name, value in (("ema-decay", t.ema_decay), ("label-drop", t.label_drop), ("beta2", t.beta2)):
             if not 0 <= value < 1:
                 raise UserError(f"--training.{name} must lie in [0, 1), got {value}")
+        if self.seed >= 2**63:
+            raise UserError("--seed must be below 2^63")
         if self.budget_seconds is not None and not self.budget_seconds > 0:
             raise UserError("--budget must be positive, such as 90s, 10m or 1.5h")
 
-    def with_steps(self, steps: int) -> "RunConfig":
-        """The same run with another number of steps."""
-        return replace(self, training=replace(self.training, steps=steps))
+    def with_steps(self, steps: int, warmup: int | None = None) -> "RunConfig":
+        """The same run with another number of steps, and another warm-up if that is given."""
+        warmup = self.training.warmup if warmup is None else warmup
+        return replace(self, training=replace(self.training, steps=steps, warmup=warmup))
 
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

@@ -7,6 +7,7 @@ from pathlib import Path
 from signal import Signals
 from typing import Literal
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -20,7 +21,8 @@ from undye.checkpoint.native import (
     read_weights,
     save,
 )
-from undye.data import load_images
+from undye.config import ModelConfig
+from undye.data import NAMED_DATASETS, load_images
 from undye.data.source import ArraySource, ImageSource
 from undye.denoiser import Denoiser
 from undye.device import pick_device, supports_bf16
@@ -31,7 +33,18 @@ from undye.pictures import enlarge, make_grid, save_png
 from undye.sampling import sample
 from undye.training.batches import BatchStream
 from undye.training.budget import BudgetPlanner
-from undye.training.events import BudgetSet, Event, Finished, Listener, Loading, Previewed, Saved, Started, StepDone
+from undye.training.events import (
+    BudgetSet,
+    Event,
+    Finished,
+    Listener,
+    Loading,
+    Notice,
+    Previewed,
+    Saved,
+    Started,
+    StepDone,
+)
 from undye.training.folder import RunFolder, continue_run
 from undye.training.listeners import record_keepers
 from undye.training.run import RunConfig
@@ -39,6 +52,8 @@ from undye.training.signals import StopSignals
 from undye.training.trainer import Trainer
 from undye.training.window import Sums, Window
 
+PREVIEW_SHARE = 0.1
+"""The most of a time budget that goes into sample grids."""
 DECODERS = 4
 """Batches prepared ahead where images are decoded as they are needed."""
 
@@ -76,6 +91,7 @@ def run(
         Interrupted: after a signal, when the state is saved.
     """
     folder = RunFolder(Path(out))
+    config = with_absolute_paths(config)
     previous = None
     if resume and folder.exists():
         stored = folder.read_config()
@@ -83,19 +99,52 @@ def run(
         remove_temporaries(folder.path)
         remove_temporaries(folder.checkpoints)
         remove_temporaries(folder.samples)
-        previous = next(reversed(checkpoints(folder.path)), None)
-        if previous is not None and is_finished(previous, config):
+        found = checkpoints(folder.path)
+        if found and is_finished(found[-1], config):
             for listener in listeners:
-                listener(Started(config.training.steps, config.training.steps, (f"{previous} is the end of this run",)))
-            return previous
+                listener(
+                    Started(config.training.steps, config.training.steps, (f"{found[-1]} is the end of this run",))
+                )
+            return found[-1]
+        previous = newest_whole(found, listeners)
     else:
         folder.check_new()
     return _Session(config, folder, previous, pick_device(device), list(listeners)).run()
 
 
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The same run, whatever folder it is resumed from."""
+    data = config.data
+    if data and data not in NAMED_DATASETS:
+        data = str(Path(data).expanduser().absolute())
+    init = config.init and str(Path(config.init).expanduser().absolute())
+    return replace(config, data=data, init=init)
+
+
 def is_finished(checkpoint: Path, config: RunConfig) -> bool:
     """Whether a checkpoint is the last one of its run."""
-    return read_train_values(checkpoint)["planned"] and int(checkpoint.name) >= config.training.steps
+    try:
+        values = read_train_values(checkpoint)
+    except UserError:
+        return False
+    return values["planned"] and int(checkpoint.name) >= config.training.steps
+
+
+def newest_whole(found: list[Path], listeners: Sequence[Listener]) -> Path | None:
+    """The newest checkpoint that can be read; those that cannot are moved aside, and that is said."""
+    for path in reversed(found):
+        try:
+            load(path)
+            load_train_state(path)
+        except UserError as error:
+            aside = path.with_name(f"{path.name}.damaged")
+            remove(aside)
+            path.rename(aside)
+            for listener in listeners:
+                listener(Notice(f"{error}; kept as {aside.name}, going on from the one before"))
+        else:
+            return path
+    return None
 
 
 class _Session:
@@ -110,8 +159,12 @@ class _Session:
         listeners: list[Listener],
     ):
         self.folder, self.listeners, self.previous = folder, listeners, previous
-        self.source = load_data(config, lambda done, total: self.emit(Loading(done, total)))
-        self.config, denoiser = build_model(config, self.source)
+        self.source = load_data(config, previous is None, lambda done, total: self.emit(Loading(done, total)))
+        if previous is not None:
+            self.config, denoiser = config, from_config(config.model)
+            check_shape(config.model, self.source)
+        else:
+            self.config, denoiser = build_model(config, self.source)
         self.window = Window()
         self.trainer, self.notes = self._trainer(denoiser, device)
         self.planner: BudgetPlanner | None = None
@@ -140,6 +193,10 @@ class _Session:
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)  # accelerate takes the current one
         accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+        if accelerator.device.type != device.type:
+            raise UserError(
+                f"this process has already trained on {accelerator.device.type}: use another one for {device.type}"
+            )
         if accelerator.num_processes > 1:
             raise UserError("this version trains in one process: start it without accelerate launch or torchrun")
         objective = SimpleObjective(self.config.training.label_drop, self.config.training.stratified)
@@ -148,10 +205,11 @@ class _Session:
         )
         size = sum(p.numel() for p in denoiser.parameters())
         height, width = self.config.model.image_size
+        network = f"{self.config.model.network.kind} network"
         notes = [
             self.source.describe(),
             *self.source.report.lines(),
-            f"model {self.config.preset}: {size:,} parameters, {height}x{width}x{self.config.model.channels} images",
+            f"{network}: {size:,} parameters, {height}x{width}x{self.config.model.channels} images",
             f"training on {device.type} in {precision}, {torch.get_num_threads()} threads, into {self.folder.path}",
         ]
         return trainer, notes
@@ -175,9 +233,9 @@ class _Session:
         with StopSignals() as stop:
             for event in self._steps():
                 self.emit(event)
-                if (line := self.window.add(event)) is not None:
-                    self.emit(line)
                 done = trainer.total_steps is not None and trainer.step >= trainer.total_steps
+                if (line := self.window.add(event, last=done)) is not None:
+                    self.emit(line)
                 if stop.received is not None and not done:
                     self.save()
                     self.emit(Finished(trainer.step, False, self.window.elapsed()))
@@ -212,31 +270,39 @@ class _Session:
             self.save()
 
     def plan(self, planner: BudgetPlanner) -> None:
-        """Fix the number of steps, after timing one sample grid."""
-        count = self.config.preview.count
-        seconds = 0.0
+        """Fix the number of steps and of sample grids, and keep the warm-up of the learning rate inside them."""
+        preview, training = self.config.preview, self.config.training
+        seconds, count = 0.0, preview.count
         if count:
+            self.draw_preview(steps=1)  # the first call allocates
             before = planner.elapsed()
-            self.preview()
-            seconds = planner.elapsed() - before
-        total = planner.plan(self.trainer.step, seconds * count)
-        self.trainer.total_steps = total
-        self.config = self.config.with_steps(total)
+            self.draw_preview(steps=1)
+            seconds = (planner.elapsed() - before) * min(preview.steps, self.config.model.schedule.num_steps)
+            count = min(count, int(PREVIEW_SHARE * planner.budget / seconds))
+        step = self.trainer.step
+        total = planner.plan(step, seconds * count)
+        warmup = min(training.warmup, max(step, total // 10))
+        self.config = replace(self.config.with_steps(total, warmup), preview=replace(preview, count=count))
+        self.trainer.total_steps, self.trainer.config = total, self.config.training
         self.folder.write_config(self.config)
         self.planner = None
-        self.emit(BudgetSet(self.trainer.step, total, planner.seconds_per_step, planner.budget))
+        self.emit(BudgetSet(step, total, count, planner.seconds_per_step, planner.budget))
 
     def preview_steps(self) -> set[int]:
         """The steps after which a grid is due: evenly spaced, the last of them the last step of all."""
         total, count = self.trainer.total_steps, self.config.preview.count
         return set() if total is None else {round(total * (i + 1) / count) for i in range(count)}
 
+    def draw_preview(self, steps: int) -> np.ndarray:
+        """Samples of the averaged weights, always from the same noise."""
+        n, model = self.config.preview.n, self.config.model
+        labels = None if model.num_classes is None else [i % model.num_classes for i in range(n)]
+        steps = min(steps, model.schedule.num_steps)
+        return sample(self.trainer.ema.model, n, steps=steps, seed=self.config.seed, label=labels)
+
     def preview(self) -> None:
-        """Write a grid of samples, always from the same noise."""
-        preview, model = self.config.preview, self.config.model
-        labels = None if model.num_classes is None else [i % model.num_classes for i in range(preview.n)]
-        steps = min(preview.steps, model.schedule.num_steps)
-        images = sample(self.trainer.ema.model, preview.n, steps=steps, seed=self.config.seed, label=labels)
+        """Write a grid of samples."""
+        images = self.draw_preview(self.config.preview.steps)
         path = self.folder.samples / f"{self.trainer.step:08d}.png"
         save_png(enlarge(make_grid(images)), path)
         self.emit(Previewed(self.trainer.step, path))
@@ -245,7 +311,8 @@ class _Session:
         """Write a checkpoint and remove those that are no longer kept."""
         step, elapsed = self.trainer.step, self.window.elapsed()
         path = self.folder.checkpoints / str(step)
-        if not path.exists():
+        if path not in checkpoints(self.folder.path):
+            remove(path)  # something of that name that is no checkpoint
             values = {
                 "step": step,
                 "planned": self.trainer.total_steps is not None,
@@ -254,7 +321,7 @@ class _Session:
                 "window": self.window.sums(),
             }
             about = {
-                "data": self.config.data,
+                "data": self.source.name,
                 "step": step,
                 "of_steps": self.trainer.total_steps,
                 "seed": self.config.seed,
@@ -265,13 +332,16 @@ class _Session:
             remove(old)
 
 
-def load_data(config: RunConfig, progress: Callable[[int, int], None] | None = None) -> ImageSource:
-    """The images of a run."""
+def load_data(config: RunConfig, new: bool = True, progress: Callable[[int, int], None] | None = None) -> ImageSource:
+    """The images of a run, in the shape that its model has, where it has one (`new` False, or --init)."""
     if not config.data:
         raise UserError("no data: give --data a name (fashion-mini, ...), a folder of images, or an .npz file")
     size = config.image_size
     channels: Literal[1, 3] | None = config.channels
-    if config.init is not None:
+    if not new:
+        size = config.model.image_size
+        channels = 1 if config.model.channels == 1 else 3
+    elif config.init is not None:
         initial = load(config.init).config
         size = size or initial.image_size
         channels = channels or (1 if initial.channels == 1 else 3)
@@ -308,5 +378,32 @@ def build_model(config: RunConfig, source: ImageSource) -> tuple[RunConfig, Deno
     # the weights' random start belongs to the run's seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        denoiser = Denoiser.from_config(model)
+        denoiser = from_config(model)
     return replace(config, model=model), denoiser
+
+
+def from_config(model: ModelConfig) -> Denoiser:
+    """A model with random weights.
+
+    Raises:
+        UserError: for settings that do not fit together.
+    """
+    try:
+        return Denoiser.from_config(model)
+    except ValueError as error:
+        raise UserError(f"the model cannot be built: {error}") from None
+
+
+def check_shape(model: ModelConfig, source: ImageSource) -> None:
+    """Make sure that the data still has the shape that a run was started with.
+
+    Raises:
+        UserError: if it has not.
+    """
+    have = (source.image_size, source.channels, source.num_classes)
+    if have != (model.image_size, model.channels, model.num_classes):
+        size = f"{model.image_size[0]}x{model.image_size[1]}x{model.channels}"
+        raise UserError(
+            f"the data has become {source.describe()}; the run's model is for {size} and {model.num_classes or 'no'} "
+            "classes: start a new run"
+        )

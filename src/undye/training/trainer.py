@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from undye.denoiser import Denoiser, channels_last
+from undye.errors import UserError
 from undye.objective import SimpleObjective
 from undye.training.batches import Batch
 from undye.training.ema import EMA
@@ -122,6 +123,10 @@ class Trainer:
         for full_name, value in state.items():
             if full_name.startswith("optimizer."):
                 _, key, name = full_name.split(".", 2)
+                if name not in parameters:
+                    raise UserError(
+                        f"the training state has {name!r}, which the model has not: the checkpoint is damaged"
+                    )
                 weight = parameters[name]
                 # moments lie as the weights do; a file does not keep the layout
                 like_weight = value.shape == weight.shape
@@ -135,7 +140,11 @@ class Trainer:
 def make_optimizers(denoiser: Denoiser, config: TrainingConfig, bf16: bool) -> list[torch.optim.Optimizer]:
     """Adam for all weights; or Muon for the convolutions that do not face the image, and Adam for what is left."""
     network = denoiser.network
-    edges = {id(p) for name in getattr(network, "edge_layers", ()) for p in getattr(network, name).parameters()}
+    convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    names = getattr(network, "edge_layers", None)
+    # a user's network may not say which layers face the image: the first and the last convolution, most likely
+    edge_layers = [getattr(network, n) for n in names] if names is not None else [*convolutions[:1], *convolutions[-1:]]
+    edges = {id(p) for layer in edge_layers for p in layer.parameters()}
     rest: list[Tensor] = []
     inner: list[Tensor] = []
     for p in denoiser.parameters():

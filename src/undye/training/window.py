@@ -22,7 +22,7 @@ class Sums:
 
 
 class Window:
-    """Adds up steps and gives a line for the log after every `LOG_EVERY`-th."""
+    """Adds up steps and gives lines for the log."""
 
     def __init__(self, sums: Sums | None = None):
         self._sums = sums or Sums()
@@ -42,8 +42,8 @@ class Window:
         """The state, for a checkpoint."""
         return asdict(self._sums)
 
-    def add(self, event: StepDone) -> Logged | None:
-        """Count a step; a line where one is due."""
+    def add(self, event: StepDone, last: bool = False) -> Logged | None:
+        """Count a step; a line after the first step, every `LOG_EVERY`-th, and the last."""
         now, s = time.perf_counter(), self._sums
         s.loss += event.loss
         s.grad_norm += event.grad_norm
@@ -51,7 +51,7 @@ class Window:
         s.steps += 1
         s.seconds += now - self._mark
         self._mark = now
-        if event.step % LOG_EVERY:
+        if event.step % LOG_EVERY and event.step != 1 and not last:
             return None
         line = Logged(
             event.step,
