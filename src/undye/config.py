@@ -73,7 +73,7 @@ class CompactConfig:
     blocks: tuple[int, ...] = (1, 4)
     """Residual blocks of each level on the way down (and again on the way up); the last level has these only once."""
     head_channels: int = 32
-    """Width of an attention head in the lowest level; 0 for no attention."""
+    """Width of an attention head in the lowest level (one head where the level is narrower); 0: no attention."""
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ class CompactConfig:
             raise UserError("a compact network needs as many numbers of blocks as of channels, at least one")
         if min(self.channels) < 1 or min(self.blocks) < 0 or self.patch < 1 or self.head_channels < 0:
             raise UserError("channels and patch must be at least 1, blocks and head_channels at least 0")
-        if self.head_channels and self.channels[-1] % self.head_channels:
+        if self.head_channels and self.channels[-1] % min(self.head_channels, self.channels[-1]):
             raise UserError(f"{self.channels[-1]} channels do not divide into heads of {self.head_channels}")
         _check_dropout(self.dropout)
 

@@ -49,7 +49,7 @@ def model_preset(
 
 def check_preset_name(name: str) -> None:
     """Raise a UserError that lists the presets unless `name` is one."""
-    if not isinstance(name, str) or name not in MODEL_PRESETS:
-        close = difflib.get_close_matches(str(name), MODEL_PRESETS, n=1)
+    if name not in MODEL_PRESETS:
+        close = difflib.get_close_matches(name, MODEL_PRESETS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise UserError(f"unknown preset {name!r}: {hint}presets are {', '.join(MODEL_PRESETS)}")

@@ -72,5 +72,5 @@ def test_attention_only_in_the_lowest_level():
 
 @pytest.mark.parametrize(("channels", "blocks"), [((8, 8), (1,)), ((), ())])
 def test_levels_must_agree(channels, blocks):
-    with pytest.raises(ValueError, match="as many entries"):
+    with pytest.raises(ValueError, match="as many numbers"):
         CompactUNet(CompactConfig(channels=channels, blocks=blocks), 1, 1)

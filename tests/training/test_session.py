@@ -161,7 +161,7 @@ def test_a_budget_becomes_a_number_of_steps_and_is_kept(quiet: RunConfig, tmp_pa
 
 def test_a_budgeted_run_is_the_run_of_that_many_steps(quiet: RunConfig, tmp_path: Path) -> None:
     # the speed is measured during the warm-up, when the learning rate does not depend on the number of steps
-    config = replace(quiet, budget_seconds=2.0, training=replace(quiet.training, warmup=20))
+    config = replace(quiet, budget_seconds=2.0, training=replace(quiet.training, warmup=5))
     steps = int(run(config, tmp_path / "budget").name)
     run(replace(config, budget_seconds=None).with_steps(steps), tmp_path / "steps")
     assert_same(weights(tmp_path / "budget"), weights(tmp_path / "steps"))

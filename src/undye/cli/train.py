@@ -120,7 +120,10 @@ def _base(preset: str, file: str, resumed: str) -> RunConfig:
         if preset and preset != base.preset:
             raise UserError(f"this run was started with the preset {base.preset!r}, not {preset!r}: leave that out")
     else:
-        base = run_preset(preset or toml.get("preset", "cpu"))
+        named = preset or toml.get("preset", "cpu")
+        if not isinstance(named, str):
+            raise UserError(f"{file}: unknown preset {named!r}: presets are {', '.join(MODEL_PRESETS)}")
+        base = run_preset(named)
     return structure(RunConfig, toml, file, base) if toml else base
 
 

@@ -107,17 +107,15 @@ def continue_run(stored: RunConfig, asked: RunConfig) -> RunConfig:
         *(f"model.{k}" for k in ("image_size", "channels", "num_classes", "class_names")),
     ]
     free += ["training.steps"] + (["model."] if stored.init else [])
+    free += ["training.warmup"] if stored.budget_seconds is not None else []
     for key, value in before.items():
         if value != now.get(key) and not key.startswith(tuple(free)):
             raise UserError(
                 f"this run was started with {key} = {value!r}, not {now.get(key)!r}: leave that out, "
                 "or start a new run with another --out"
             )
-    if stored.budget_seconds is not None and asked.training.steps != stored.training.steps:
-        raise UserError(
-            "the budget decides the number of steps: leave --training.steps out, or use --init for a new run"
-        )
-    steps = asked.training.steps
+    # a budget has decided the number of steps, and has kept the warm-up within them
+    steps = asked.training.steps if stored.budget_seconds is None else stored.training.steps
     return replace(stored.with_steps(steps), checkpoint=asked.checkpoint, preview=asked.preview)
 
 

@@ -8,17 +8,17 @@ from undye.training.run import CheckpointConfig, PreviewConfig, RunConfig, Train
 _RUNS: Mapping[str, tuple[TrainingConfig, CheckpointConfig, PreviewConfig]] = {
     "cpu": (
         TrainingConfig(
-            steps=12_000,
-            batch_size=32,
+            steps=6_000,
+            batch_size=64,
             optimizer="muon",
             lr=3e-3,
-            warmup=100,
+            warmup=50,
             decay="linear",
             beta2=0.99,
             ema_decay=0.999,
             stratified=True,
         ),
-        CheckpointConfig(every=1_000),
+        CheckpointConfig(every=500),
         PreviewConfig(),
     ),
     # Ho et al. 2020, appendix B, and the scripts of their code
