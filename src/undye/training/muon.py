@@ -71,10 +71,10 @@ def orthogonalise(matrices: Float[Tensor, "k m n"]) -> Float[Tensor, "k m n"]:
     square = gram.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None] + 1e-14
     gram = gram / square  # X_0 = X / |X|, so that no singular value is above 1
     identity = torch.eye(x.shape[1], dtype=exact, device=x.device)
-    q = None
+    q = identity
     for i in range(ITERATIONS):
         step = torch.baddbmm(a * identity + b * gram, gram, gram, alpha=c)
-        q = step if q is None else step @ q
+        q = step if i == 0 else step @ q
         if i < ITERATIONS - 1:
             gram = step @ gram @ step
     out = (q / square.sqrt()).to(x.dtype) @ x
