@@ -67,3 +67,13 @@ def test_the_iteration_is_the_plain_newton_schulz() -> None:
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     torch.testing.assert_close(orthogonalise(matrix[None])[0], x, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rank", [1, 3, 128])
+def test_it_stays_bounded_in_every_arithmetic_and_rank(dtype: torch.dtype, rank: int) -> None:
+    # gradients are often nearly of low rank, and rounding makes eigenvalues of the Gram matrix negative
+    matrix = torch.randn(1, 128, rank) @ torch.randn(1, rank, 1152) + 1e-4 * torch.randn(1, 128, 1152)
+    out = orthogonalise(matrix.to(dtype))[0].float()
+    assert torch.linalg.matrix_norm(out, ord=2).item() < 1.4
+    assert bool(orthogonalise(torch.zeros(1, 8, 20, dtype=dtype)).isfinite().all())
