@@ -114,8 +114,8 @@ class Diffusers(Peer):
 
         super().__init__(lr, bf16)
         # its names are made when they are asked for, which no type checker can follow
-        self.library: Any = importlib.import_module("diffusers")
-        self.model = self.library.UNet2DModel(
+        self.diffusers: Any = importlib.import_module("diffusers")
+        self.model = self.diffusers.UNet2DModel(
             sample_size=SIZE,
             in_channels=1,
             out_channels=1,
@@ -123,7 +123,7 @@ class Diffusers(Peer):
             down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
             up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         ).train()
-        self.scheduler = self.library.DDPMScheduler(num_train_timesteps=1000)
+        self.scheduler = self.diffusers.DDPMScheduler(num_train_timesteps=1000)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.lr)
         # the tutorial has no EMA, so the speed is measured without one
         self.ema = EMAModel(self.model.parameters(), decay=0.9999, use_ema_warmup=True, power=3 / 4) if ema else None
@@ -157,8 +157,8 @@ class Diffusers(Peer):
         model = copy.deepcopy(self.model).eval()
         if self.ema is not None:
             self.ema.copy_to(model.parameters())
-        scheduler = self.library.DDIMScheduler.from_config(self.scheduler.config)
-        pipeline = self.library.DDIMPipeline(unet=model, scheduler=scheduler)
+        scheduler = self.diffusers.DDIMScheduler.from_config(self.scheduler.config)
+        pipeline = self.diffusers.DDIMPipeline(unet=model, scheduler=scheduler)
         pipeline.set_progress_bar_config(disable=True)
         return _levels(pipeline(batch_size=n, num_inference_steps=DDIM_STEPS, output_type="np").images)
 
