@@ -14,8 +14,8 @@ import undye
 from benchmarks.contenders import PEERS, Peer
 from benchmarks.data import Images, batches, say
 from undye.device import supports_bf16
-from undye.objective import SimpleObjective
 from undye.training.batches import BatchStream
+from undye.training.session import build_objective
 from undye.training.trainer import Trainer
 
 PEER_BATCH = 128
@@ -90,11 +90,12 @@ def _time(runner: Runner) -> float:
 
 def _undye(images: Images, precision: str, batch: int, seed: int) -> Runner:
     """The `cpu` preset in undye's own Trainer, with its own batches."""
-    config = replace(undye.run_preset("cpu").training, batch_size=batch)
+    run = undye.run_preset("cpu")
+    config = replace(run.training, batch_size=batch)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         denoiser = undye.Denoiser.from_preset("cpu", image_size=(28, 28), channels=1)
-    objective = SimpleObjective(config.label_drop, config.stratified)
+    objective = build_objective(run)
     trainer = Trainer(denoiser, objective, config, seed, Accelerator(cpu=True), bf16=precision == "bf16")
     trainer.total_steps = None
     steps = trainer.steps(BatchStream(images.source, batch, seed).since(0))

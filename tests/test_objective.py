@@ -7,7 +7,9 @@ from torch import nn
 
 from undye.config import ModelConfig, ScheduleConfig
 from undye.denoiser import Denoiser
+from undye.diffusion.prediction import PREDICTIONS
 from undye.objective import Draw, SimpleObjective
+from undye.timesteps import TIMESTEPS, timestep_sampler
 
 SHAPE = (1, 2, 2)
 
@@ -28,10 +30,10 @@ def draw(examples, seed=0, step=5, num_steps=1000, objective=None, **options):
     return (objective or SimpleObjective()).draw(SHAPE, num_steps, seed, step, np.asarray(examples), **options)
 
 
-@pytest.mark.parametrize("stratified", [False, True])
+@pytest.mark.parametrize("name", TIMESTEPS)
 @pytest.mark.parametrize("num_steps", [1, 2, 10])
-def test_timesteps_are_uniform(num_steps, stratified):
-    n, objective = 20, SimpleObjective(stratified=stratified)
+def test_timesteps_are_uniform(num_steps, name):
+    n, objective = 20, SimpleObjective(timesteps=timestep_sampler(name, num_steps))
     t = torch.cat([draw(np.arange(n), step=step, num_steps=num_steps, objective=objective).t for step in range(200)])
     assert t.dtype == torch.int64
     counts = torch.bincount(t, minlength=num_steps + 2)
@@ -41,16 +43,16 @@ def test_timesteps_are_uniform(num_steps, stratified):
 
 
 def test_stratified_timesteps_cover_the_range_in_every_batch():
-    objective = SimpleObjective(stratified=True)
+    objective = SimpleObjective(timesteps=timestep_sampler("stratified", 1000))
     batches = [draw(np.arange(20), step=step, objective=objective).t for step in range(4)]
     for t in batches:
         assert torch.equal((t.sort().values - 1) // 50, torch.arange(20))
     assert not torch.equal(batches[0], batches[1])
 
 
-@pytest.mark.parametrize("stratified", [False, True])
-def test_a_draw_does_not_depend_on_how_the_batch_is_split(stratified):
-    objective = SimpleObjective(label_drop=0.5, stratified=stratified)
+@pytest.mark.parametrize("name", TIMESTEPS)
+def test_a_draw_does_not_depend_on_how_the_batch_is_split(name):
+    objective = SimpleObjective(label_drop=0.5, timesteps=timestep_sampler(name, 1000))
     whole = draw(range(12), objective=objective)
     for split in ([range(5), range(5, 12)], [range(0, 12, 2), range(1, 12, 2)], [[i] for i in range(12)]):
         for part in split:
@@ -91,7 +93,9 @@ def test_label_drop_is_per_example(fraction):
 def test_loss_by_hand(prediction):
     denoiser = model(prediction=prediction)
     x_0 = torch.rand(3, *SHAPE) * 2 - 1
-    given = Draw(torch.tensor([1, 300, 1000]), torch.randn(3, *SHAPE), torch.ones(3, dtype=torch.bool))
+    given = Draw(
+        torch.tensor([1, 300, 1000]), torch.randn(3, *SHAPE), torch.ones(3, dtype=torch.bool), torch.ones(3).double()
+    )
     loss = SimpleObjective().loss(denoiser, x_0, given)
     for i, t in enumerate(given.t):
         alpha_bar = denoiser.schedule.alpha_bar[t].item()
@@ -105,11 +109,11 @@ def test_loss_by_hand(prediction):
     assert denoiser.network.label is None
 
 
-@pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_a_perfect_network_has_no_loss(prediction):
     denoiser, x_0 = model(prediction=prediction), torch.randn(3, *SHAPE)
     given = draw(range(3))
-    target = denoiser.prediction.target(x_0, given.eps, denoiser.schedule.log_alpha_bar_at(given.t))
+    target = denoiser.prediction.target(x_0, given.eps, denoiser.schedule, given.t)
     denoiser.network.forward = lambda x, t, label=None: target
     assert SimpleObjective().loss(denoiser, x_0, given).tolist() == [0, 0, 0]
 

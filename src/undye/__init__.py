@@ -11,13 +11,19 @@ if TYPE_CHECKING:
     from undye.denoiser import Denoised, Denoiser
     from undye.diffusion.process import Gaussian, GaussianProcess
     from undye.diffusion.schedule import NoiseSchedule
+    from undye.diffusion.terminal import SignalLeftWarning
     from undye.errors import UserError
+    from undye.films import forward_film
+    from undye.metrics.evaluate import evaluate
+    from undye.metrics.nll import BitsPerDim, bits_per_dim
+    from undye.metrics.ode_nll import OdeBitsPerDim, ode_bits_per_dim
     from undye.sampling import sample
     from undye.training.presets import run_preset
     from undye.training.run import RunConfig
     from undye.training.session import Interrupted
 
 _HOME = {
+    "BitsPerDim": "metrics.nll",
     "CompactConfig": "config",
     "Denoised": "denoiser",
     "Denoiser": "denoiser",
@@ -26,18 +32,25 @@ _HOME = {
     "Interrupted": "training.session",
     "ModelConfig": "config",
     "NoiseSchedule": "diffusion.schedule",
+    "OdeBitsPerDim": "metrics.ode_nll",
     "RunConfig": "training.run",
     "ScheduleConfig": "config",
+    "SignalLeftWarning": "diffusion.terminal",
     "UNetConfig": "config",
     "UserError": "errors",
+    "bits_per_dim": "metrics.nll",
+    "evaluate": "metrics.evaluate",
+    "forward_film": "films",
     "load": "checkpoint.native",
     "load_images": "data.load",
+    "ode_bits_per_dim": "metrics.ode_nll",
     "run_preset": "training.presets",
     "sample": "sampling",
     "train": "api",
 }
 
 __all__ = [
+    "BitsPerDim",
     "CompactConfig",
     "Denoised",
     "Denoiser",
@@ -46,12 +59,18 @@ __all__ = [
     "Interrupted",
     "ModelConfig",
     "NoiseSchedule",
+    "OdeBitsPerDim",
     "RunConfig",
     "ScheduleConfig",
+    "SignalLeftWarning",
     "UNetConfig",
     "UserError",
+    "bits_per_dim",
+    "evaluate",
+    "forward_film",
     "load",
     "load_images",
+    "ode_bits_per_dim",
     "run_preset",
     "sample",
     "train",

@@ -7,8 +7,8 @@ from undye.errors import UserError
 
 SCHEMA_VERSION = 1
 
-PredictionName = Literal["eps", "x_0", "v"]
-VarianceName = Literal["fixed_small", "fixed_large", "learned_range"]
+PredictionName = Literal["eps", "x_0", "v", "mu", "score"]
+VarianceName = Literal["fixed_small", "fixed_large", "learned_range", "learned"]
 ScheduleName = Literal["linear", "scaled_linear", "cosine", "sqrt", "sigmoid"]
 TimeInput = Literal["zero_based", "per_mille"]
 
@@ -24,13 +24,17 @@ class ScheduleConfig:
     """Where the schedule has one: the first beta. None: the published value."""
     beta_end: float | None = None
     """Where the schedule has one: the last beta. None: the published value."""
+    rescale_betas: bool = False
+    """Multiply both ends by 1000 / T, as OpenAI's code does, so that any T adds the same noise in all."""
+    zero_terminal_snr: bool = False
+    """Shift and scale sqrt(alpha_bar) so that nothing of the data is left at T (Lin et al. 2024); needs v or x_0."""
 
     def __post_init__(self) -> None:
         """Check what does not need the schedule itself."""
         if self.num_steps < 1:
             raise UserError(f"a schedule needs at least 1 step, got {self.num_steps}")
-        if self.name == "cosine" and (self.beta_start, self.beta_end) != (None, None):
-            raise UserError("the cosine schedule has no beta_start and beta_end: leave them out")
+        if self.name == "cosine" and (self.beta_start, self.beta_end, self.rescale_betas) != (None, None, False):
+            raise UserError("the cosine schedule has no beta_start, beta_end and rescale_betas: leave them out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,3 +118,11 @@ class ModelConfig:
     """Samplers clip the predicted x_0 to [-1, 1]."""
     time_input: TimeInput = "zero_based"
     """What the network is told of the time: t - 1 (as the original code), or 1000 t / T."""
+
+    def __post_init__(self) -> None:
+        """Check that the settings fit together."""
+        if self.schedule.zero_terminal_snr and self.prediction not in ("v", "x_0"):
+            raise UserError(
+                f"with zero terminal SNR x_T holds nothing of the data, so x_0 does not follow from {self.prediction} "
+                "there: predict v or x_0"
+            )

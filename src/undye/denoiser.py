@@ -1,6 +1,7 @@
 """The Denoiser: all that samplers, likelihood, editing and codec know of a model."""
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64, Real
@@ -10,29 +11,47 @@ from undye.config import ModelConfig, ScheduleConfig
 from undye.diffusion.prediction import PREDICTIONS
 from undye.diffusion.process import GaussianProcess
 from undye.diffusion.schedule import NoiseSchedule
+from undye.diffusion.terminal import IMAGE_SECOND_MOMENT, SignalLeftWarning, terminal
+from undye.diffusion.variance import LEARNED
 from undye.networks import build_network
 from undye.presets import model_preset
 
 
 @dataclass(frozen=True)
 class Denoised:
-    """What a model says of x_t: unclipped x_0 and eps, (B, C, H, W); var_fraction, as large in [0, 1], or None."""
+    """What a model says of x_t: unclipped x_0 and eps, (B, C, H, W), and of the reverse variance if it learned that.
+
+    Attributes:
+        x_0: the clean image.
+        eps: the noise.
+        var_fraction: for learned_range, as large: 0 is the posterior variance, 1 the forward variance; else None.
+        log_var_offset: for learned, as large: what to add to the log of the forward variance; else None.
+    """
 
     x_0: Tensor
     eps: Tensor
     var_fraction: Tensor | None = None
+    log_var_offset: Tensor | None = None
+
+    @property
+    def learned_variance(self) -> Tensor | None:
+        """Whichever of the two there is: what `variance.log_var` asks for."""
+        return self.var_fraction if self.var_fraction is not None else self.log_var_offset
 
 
 class Denoiser(nn.Module):
     """A network with its noise process: (x_t, t, label) -> Denoised. It never clips.
 
-    The network may be any module (x, t, label) -> tensor of x's shape (twice the channels for learned_range): x is
+    The network may be any module (x, t, label) -> tensor of x's shape (twice the channels for a learned variance): x is
     (B, C, H, W), t is float (B,) as `config.time_input` says, label int64 (B,) or None.
 
     Attributes:
         config: what the model is; enough, with the weights, to rebuild it.
         schedule: its NoiseSchedule.
         process: its GaussianProcess.
+
+    Warns:
+        SignalLeftWarning: if the schedule leaves signal at T.
     """
 
     def __init__(self, network: nn.Module, config: ModelConfig):
@@ -42,11 +61,13 @@ class Denoiser(nn.Module):
         self.schedule = build_schedule(config.schedule)
         self.process = GaussianProcess(self.schedule)
         self.prediction = PREDICTIONS[config.prediction]
+        if (warning := signal_warning(config.schedule)) is not None:
+            warnings.warn(warning, SignalLeftWarning, stacklevel=2)
 
     @classmethod
     def from_config(cls, config: ModelConfig) -> "Denoiser":
         """A model with random weights."""
-        out_channels = config.channels * (2 if config.variance == "learned_range" else 1)
+        out_channels = config.channels * (2 if config.variance in LEARNED else 1)
         return cls(build_network(config.network, config.channels, out_channels, config.num_classes), config)
 
     @classmethod
@@ -68,15 +89,23 @@ class Denoiser(nn.Module):
         self, x_t: Float[Tensor, "b c h w"], t: Real[Tensor, " b"], label: Int64[Tensor, " b"] | None = None
     ) -> Denoised:
         """x_0 and eps as the model sees them in x_t at times t in (0, T], integers or reals."""
-        log_alpha_bar = self.schedule.log_alpha_bar_at(t)
-        value, var_fraction = self.predict(x_t, t, label)
-        x_0, eps = self.prediction.read(value, x_t, log_alpha_bar)
-        return Denoised(x_0, eps, var_fraction)
+        value, learned = self.predict(x_t, t, label)
+        return self.read(value, learned, x_t, t)
+
+    def read(self, value: Tensor, learned: Tensor | None, x_t: Tensor, t: Tensor) -> Denoised:
+        """What `predict` gave, in terms of x_0, eps and the reverse variance."""
+        x_0, eps = self.prediction.read(value, x_t, self.schedule, t)
+        if self.config.variance == "learned_range":
+            return Denoised(x_0, eps, var_fraction=learned)
+        return Denoised(x_0, eps, log_var_offset=learned)
 
     def predict(
         self, x_t: Float[Tensor, "b c h w"], t: Real[Tensor, " b"], label: Int64[Tensor, " b"] | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The network's own output, in x_t's dtype: the predicted quantity, and the variance fraction if any."""
+        """The network's own output, in x_t's dtype: the predicted quantity, and its word on the variance if any.
+
+        For learned_range that is the fraction, the network's -1..1 moved to 0..1; for learned the offset.
+        """
         if label is not None:
             if self.config.num_classes is None:
                 raise ValueError("this model is unconditional: it takes no label")
@@ -85,10 +114,10 @@ class Denoiser(nn.Module):
                     f"labels must lie in 0..{self.config.num_classes - 1} ({self.config.num_classes}: none)"
                 )
         value = self.network(x_t, self._time_input(t, x_t), label).to(x_t.dtype)
-        if self.config.variance != "learned_range":
+        if self.config.variance not in LEARNED:
             return value, None
-        value, fraction = value.chunk(2, dim=1)
-        return value, (fraction + 1) / 2
+        value, learned = value.chunk(2, dim=1)
+        return value, (learned + 1) / 2 if self.config.variance == "learned_range" else learned
 
     def _time_input(self, t: Real[Tensor, " b"], x_t: Tensor) -> Float[Tensor, " b"]:
         """The one place where timesteps 1..T become what a network is fed."""
@@ -97,9 +126,52 @@ class Denoiser(nn.Module):
 
 
 def build_schedule(config: ScheduleConfig) -> NoiseSchedule:
-    """The schedule that a configuration names."""
-    options = {"beta_start": config.beta_start, "beta_end": config.beta_end}
-    return NoiseSchedule.named(config.name, config.num_steps, **{k: v for k, v in options.items() if v is not None})
+    """The schedule that a configuration names.
+
+    Raises:
+        ValueError: if its settings make no schedule.
+    """
+    options = {"beta_start": config.beta_start, "beta_end": config.beta_end, "rescale_betas": config.rescale_betas}
+    given = {k: v for k, v in options.items() if v not in (None, False)}
+    return NoiseSchedule.named(config.name, config.num_steps, zero_terminal_snr=config.zero_terminal_snr, **given)
+
+
+def signal_warning(config: ScheduleConfig, second_moment: float = IMAGE_SECOND_MOMENT) -> str | None:
+    """What is wrong with a schedule that leaves signal at T, with its measure and the fix; None if nothing is.
+
+    Args:
+        config: the schedule.
+        second_moment: mean square of the data's numbers in [-1, 1].
+    """
+    end = terminal(build_schedule(config), second_moment)
+    if not end.leaves_signal:
+        return None
+    fixes = ["the cosine schedule", "zero_terminal_snr with v or x_0 prediction"]
+    if config.name != "cosine" and not config.rescale_betas:
+        enough = _enough_steps(config, second_moment)
+        fixes = ["rescale_betas", *([f"at least {enough} steps"] if enough else []), *fixes]
+    return (
+        f"the {config.name} schedule of {config.num_steps} steps leaves {end.alpha_bar:.2g} of the signal's power at T "
+        f"(log-SNR {end.log_snr:.1f}, prior term {end.prior_bits_per_dim:.2g} bits/dim), but samples start from pure "
+        f"noise: use {', '.join(fixes[:-1])} or {fixes[-1]}"
+    )
+
+
+def _enough_steps(config: ScheduleConfig, second_moment: float) -> int | None:
+    """The smallest number of steps with these betas that leaves no signal; None if it is above 100,000."""
+
+    def leaves(num_steps: int) -> bool:
+        return terminal(build_schedule(replace(config, num_steps=num_steps)), second_moment).leaves_signal
+
+    low, high = config.num_steps, 2 * config.num_steps
+    while leaves(high):
+        low, high = high, 2 * high
+        if high > 100_000:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if leaves(middle) else (low, middle)
+    return high
 
 
 def channels_last(denoiser: Denoiser) -> Denoiser:

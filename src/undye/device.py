@@ -48,3 +48,11 @@ def set_threads(threads: int | None) -> None:
     if threads < 1:
         raise UserError(f"--threads must be at least 1, got {threads}")
     torch.set_num_threads(threads)
+
+
+def default_batch(height: int, width: int) -> int:
+    """Images that go through a network together where nobody says: their features should fit a small machine.
+
+    No result depends on it, but for float32 rounding.
+    """
+    return min(256, max(1, 2**18 // (height * width)))

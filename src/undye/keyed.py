@@ -26,6 +26,12 @@ class Stream(IntEnum):
     TRAIN_FLIP = 3
     TRAIN_ORDER = 4
     TRAIN_TIME_START = 5
+    LIKELIHOOD_NOISE = 6
+    LIKELIHOOD_TIME = 7
+    DEQUANTISATION = 8
+    TRACE_PROBE = 9
+    FORWARD_NOISE = 10
+    EVAL_IMAGES = 11
 
 
 def generator(seed: int, stream: Stream, *counters: int) -> np.random.Generator:

@@ -89,8 +89,10 @@ def save_png(image: UInt8[np.ndarray, "h w c"], out: Path) -> None:
         to_pil(image).save(temporary, format="PNG")
 
 
-def save_film(frames: Sequence[UInt8[np.ndarray, "n h w c"]], out: Path, seconds: float = 4.0) -> None:
-    """The reverse process: .gif plays it as a grid; .png shows it as a strip, a row per image, noise on the left.
+def save_film(
+    frames: Sequence[UInt8[np.ndarray, "n h w c"]], out: Path, seconds: float = 4.0, last_seconds: float = 2.0
+) -> None:
+    """A process as a film: .gif plays it as a grid; .png shows it as a strip, a row per image, the start on the left.
 
     Raises:
         UserError: for another ending.
@@ -101,8 +103,8 @@ def save_film(frames: Sequence[UInt8[np.ndarray, "n h w c"]], out: Path, seconds
         save_png(enlarge(make_grid(strip.reshape(-1, *strip.shape[2:]), columns=len(frames)), 256), out)
         return
     pages = [to_pil(enlarge(make_grid(frame), 256)) for frame in frames]
-    # the last frame, the images themselves, stays on longer
-    durations = [round(1000 * seconds / len(pages))] * (len(pages) - 1) + [2000]
+    # the last frame, where it ends, stays on longer
+    durations = [round(1000 * seconds / len(pages))] * (len(pages) - 1) + [round(1000 * last_seconds)]
     with atomic_path(out) as temporary:
         pages[0].save(temporary, format="GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0)
 

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from undye.data.pixels import to_uint8
 from undye.denoiser import Denoiser
+from undye.device import default_batch
+from undye.diffusion.variance import LEARNED
 from undye.errors import UserError
 from undye.samplers import SAMPLERS, DenoiserLike, SampleNoise, Sampler, Step
 from undye.samplers.grid import make_grid
-from undye.samplers.guidance import Conditioned
-
-# a batch's features should stay well inside the caches and memory of a small machine; the images do not depend on it
-_PIXELS_PER_BATCH = 2**18
+from undye.samplers.guidance import Conditioned, class_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,14 +105,14 @@ def batches(
         raise UserError("the seed must lie in 0..2^63-1, and the number of the first sample must not be negative")
     config = denoiser.config
     sampler = resolve_sampler(request.sampler)
-    if getattr(sampler, "variance", None) == "learned_range" != config.variance:
-        raise UserError("this model has not learned a variance: choose fixed_small or fixed_large")
+    if (kind := getattr(sampler, "variance", None)) in LEARNED and kind != config.variance:
+        raise UserError(f"this model has not learned a variance of the kind {kind}: choose fixed_small or fixed_large")
     num_steps = denoiser.schedule.num_steps
     default = num_steps if sampler.default_steps is None else min(sampler.default_steps, num_steps)
     times = make_grid(request.grid, num_steps, default if request.steps is None else request.steps)
     labels = _labels(request, denoiser)
     height, width = config.image_size
-    size = min(256, max(1, _PIXELS_PER_BATCH // (height * width))) if request.batch_size is None else request.batch_size
+    size = default_batch(height, width) if request.batch_size is None else request.batch_size
     if size < 1:
         raise UserError(f"the batch size must be at least 1, got {size}")
     calls = len(times) - 1
@@ -186,14 +185,4 @@ def _labels(request: SampleRequest, denoiser: Denoiser) -> Tensor | None:
         if request.guidance != 1.0:
             raise UserError("guidance needs a label: it strengthens the class that you ask for")
         return None
-    num_classes = denoiser.config.num_classes
-    if num_classes is None:
-        raise UserError("this model was trained without labels: sample it without one")
-    labels = np.asarray(request.label, dtype=np.int64)
-    if labels.ndim == 0:
-        labels = np.full(request.n, labels)
-    if labels.shape != (request.n,):
-        raise UserError(f"give one label, or one for each of the {request.n} images: got {labels.size}")
-    if ((labels < 0) | (labels >= num_classes)).any():
-        raise UserError(f"labels must lie in 0..{num_classes - 1}")
-    return torch.from_numpy(labels)
+    return class_labels(request.label, request.n, denoiser.config.num_classes)

@@ -6,7 +6,7 @@ truth instead of against another program. Everything here is float64 and in clos
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Real
@@ -16,6 +16,7 @@ from undye.config import ModelConfig
 from undye.denoiser import Denoised
 from undye.diffusion.process import GaussianProcess
 from undye.diffusion.schedule import NoiseSchedule
+from undye.diffusion.variance import log_forward_var, log_posterior_var
 
 Numbers = Sequence[Any] | Tensor
 """A tensor, or nested lists of numbers."""
@@ -38,6 +39,8 @@ class GaussianMixtureOracle:
         stds: K numbers, for isotropic components: covariance std^2 I. May be 0: a point.
         covs: (K, D, D), for full covariances, positive semi-definite. Give either `stds` or `covs`.
         image_shape: (C, H, W); None: as `means` has it.
+        variance: what the config says of the reverse variance. "learned" makes the oracle give, pixel by pixel, the
+            exact variance of x_{t-1} given x_t: no diagonal Gaussian reverse step is better.
 
     Raises:
         ValueError: if the shapes do not belong together, or not exactly one of `stds` and `covs` is given.
@@ -52,6 +55,7 @@ class GaussianMixtureOracle:
         stds: Numbers | None = None,
         covs: Numbers | None = None,
         image_shape: tuple[int, int, int] | None = None,
+        variance: Literal["fixed_small", "fixed_large", "learned"] = "fixed_large",
     ):
         centres = _float64(means)
         if image_shape is None:
@@ -61,7 +65,9 @@ class GaussianMixtureOracle:
         k, d = len(centres), math.prod(image_shape)
         self.shape = image_shape
         self.schedule, self.process = schedule, GaussianProcess(schedule)
-        self.config = ModelConfig(channels=image_shape[0], image_size=image_shape[1:], clip_x_0=False)
+        self.config = ModelConfig(
+            channels=image_shape[0], image_size=image_shape[1:], clip_x_0=False, variance=variance
+        )
         self._log_weights = _float64(weights).log().log_softmax(0)
         self._means = centres.reshape(k, d)
         if (stds is None) == (covs is None):
@@ -84,7 +90,24 @@ class GaussianMixtureOracle:
         whitened = offset / var
         x_0 = self._means + a[:, :, None] * self._rotate_back(self._eigenvalues * whitened)
         eps = b[:, :, None] * self._rotate_back(whitened)
-        return Denoised(*((responsibility * part).sum(1).reshape(x_t.shape).to(x_t) for part in (x_0, eps)))
+        x_0_hat, eps_hat = ((responsibility * part).sum(1) for part in (x_0, eps))
+        log_var_offset = None
+        if self.config.variance == "learned":
+            along_axes = self._eigenvalues * b[:, :, None].square() / var
+            within = torch.einsum("kij,bkj->bki", self._axes.square(), along_axes)
+            var_x_0 = (responsibility * (within + (x_0 - x_0_hat[:, None]).square())).sum(1)
+            log_var_offset = self._log_var_offset(var_x_0, t).reshape(x_t.shape).to(x_t)
+        return Denoised(
+            x_0_hat.reshape(x_t.shape).to(x_t), eps_hat.reshape(x_t.shape).to(x_t), log_var_offset=log_var_offset
+        )
+
+    def _log_var_offset(self, var_x_0: Tensor, t: Tensor) -> Tensor:
+        """Log of Var[x_{t-1} | x_t] over the forward variance, (B, D), from Var[x_0 | x_t]."""
+        s = (t - 1).clamp(min=0)
+        log_ab_t, log_ab_s = self.schedule.log_alpha_bar_at(t), self.schedule.log_alpha_bar_at(s)
+        weight = (0.5 * log_ab_s).exp() * (log_ab_t - log_ab_s).expm1() / log_ab_t.expm1()
+        var = log_posterior_var(self.schedule, t, s).exp()[:, None] + weight.square()[:, None] * var_x_0
+        return var.log() - log_forward_var(self.schedule, t, s)[:, None]
 
     def log_prob(self, x: Float[Tensor, "b c h w"], t: Real[Tensor, " b"] | None = None) -> Float[Tensor, " b"]:
         """Log density of images in nats, float64: of the data, or of the data diffused to times `t`.

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from undye.diffusion.process import GaussianProcess
 from undye.diffusion.schedule import SCHEDULES, NoiseSchedule
-from undye.diffusion.variance import VARIANCES, log_var, log_var_bounds
+from undye.diffusion.variance import LEARNED, VARIANCES, log_var, log_var_bounds
 
 T = 100
 PROCESSES = {name: GaussianProcess(NoiseSchedule.named(name, T)) for name in SCHEDULES}
@@ -20,8 +20,11 @@ def at(kind, process, t, s, fraction=0.3, **options):
     return log_var(kind, process.schedule, t, s, fractions, **options).flatten()
 
 
+not_offset = pytest.mark.parametrize("kind", [kind for kind in VARIANCES if kind != "learned"])
+
+
 @every_schedule
-@pytest.mark.parametrize("kind", VARIANCES)
+@not_offset
 @given(times=some_times)
 def test_between_posterior_and_forward_variance(name, kind, times):
     s, t = sorted(times)
@@ -68,7 +71,7 @@ def test_edge_rule_of_the_original_code(name):
 
 
 @every_schedule
-@pytest.mark.parametrize("kind", VARIANCES)
+@not_offset
 def test_edge_rule_on_other_grids(name, kind):
     """... 30, 10, 0: the last step has the posterior variance of the step before it, 30 -> 10."""
     p, zero = PROCESSES[name], torch.tensor([0])
@@ -87,6 +90,18 @@ def test_a_grid_of_one_step_has_the_forward_variance(name):
         torch.testing.assert_close(bound, forward, rtol=1e-13, atol=1e-300)
 
 
+@every_schedule
+@given(times=some_times, offset=st.floats(-3, 3))
+def test_learned_is_the_forward_variance_times_what_the_network_says(name, times, offset):
+    s, t = sorted(times)
+    if t - s < 1e-3:
+        return
+    p, (t_, s_) = PROCESSES[name], torch.tensor([[t], [s]]).double()
+    forward = p.transition(torch.zeros(1, 1, 1, 1, dtype=torch.float64), t_, s_).var.item()
+    got = at("learned", p, t_, s_, offset).exp().item()
+    assert got == pytest.approx(forward * torch.tensor(offset, dtype=torch.float64).exp().item(), rel=1e-12)
+
+
 def test_each_example_has_its_own_rule():
     p = PROCESSES["linear"]
     t, s = torch.tensor([1, 10, T]), torch.tensor([0, 5, 0])
@@ -99,5 +114,6 @@ def test_errors():
     s, t, z = PROCESSES["linear"].schedule, torch.tensor([2]), torch.tensor([1])
     with pytest.raises(ValueError, match="fixed_medium"):
         log_var("fixed_medium", s, t, z)
-    with pytest.raises(ValueError, match="fraction"):
-        log_var("learned_range", s, t, z)
+    for kind in LEARNED:
+        with pytest.raises(ValueError, match=f"{kind} needs"):
+            log_var(kind, s, t, z)

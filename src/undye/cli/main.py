@@ -7,13 +7,17 @@ SIGTERM. Nothing heavy is imported before the arguments are known to be good.
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from undye.errors import UserError
 
 COMMANDS = {
     "train": "train a model on images",
     "sample": "draw images from a model",
+    "eval": "measure how good a model is: bits per dimension, rate-distortion",
+    "forward": "show how images dissolve into noise: the forward process as a film",
     "info": "say what a model is",
 }
 
@@ -37,7 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(args)
+        with warnings.catch_warnings():
+            # a warning of ours is a line like an error of ours; train has it in its own words, once
+            warnings.showwarning = _show_warning  # pyrefly: ignore
+            return _dispatch(args)
     except UserError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -69,7 +76,17 @@ def _dispatch(args: list[str]) -> int:
         close = difflib.get_close_matches(args[0], COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise UserError(f"unknown command {args[0]!r}: {hint}commands are {', '.join(COMMANDS)}")
-    return importlib.import_module(f"undye.cli.{args[0]}").main(args[1:])
+    module = "evaluate" if args[0] == "eval" else args[0]  # eval is a builtin of Python
+    return importlib.import_module(f"undye.cli.{module}").main(args[1:])
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
+) -> None:
+    if category.__module__.startswith("undye."):
+        print(f"undye: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno), end="", file=sys.stderr)
 
 
 def _fail(message: str) -> int:

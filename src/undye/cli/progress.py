@@ -25,6 +25,10 @@ class Progress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         """Leave the terminal clean."""
+        self.close()
+
+    def close(self) -> None:
+        """Leave the terminal clean."""
         if self._bar is not None:
             self._bar.close()
 

@@ -32,7 +32,7 @@ class SampleArgs:
     """Image number i depends on the seed and i alone."""
     eta: float | None = None
     """ddim: 0 (the default) is deterministic, 1 as random as ancestral."""
-    variance: Literal["fixed_small", "fixed_large", "learned_range"] | None = None
+    variance: Literal["fixed_small", "fixed_large", "learned_range", "learned"] | None = None
     """ancestral: fixed_small or fixed_large; without it the model's own."""
     clip: bool | None = None
     """Clip the predicted x_0 to [-1, 1] at each step; without it as the model says."""

@@ -4,6 +4,7 @@ Coefficients are computed on the CPU in float64 from log_alpha_bar and cast to t
 that half precision and devices without float64 get the right numbers.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,6 +74,46 @@ class GaussianProcess:
         weight_x_t = (0.5 * log_alpha_ts).exp() * noise_s / noise_t
         mean = like(weight_x_0, x_0) * x_0 + like(weight_x_t, x_t) * x_t
         return Gaussian(mean, like(beta_ts * noise_s / noise_t, x_t))
+
+    def posterior_mean_from_eps(
+        self,
+        eps: Float[Tensor, "b c h w"],
+        x_t: Float[Tensor, "b c h w"],
+        t: Real[Tensor, " b"],
+        s: Real[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        """The mean of q(x_s | x_t, x_0) in its other form, in x_t and eps: Ho et al. 2020, Eqs. 10 and 11.
+
+        (x_t - beta / sqrt(1 - alpha_bar_t) eps) / sqrt(alpha): alpha is alpha_bar_t / alpha_bar_s, beta is 1 - alpha.
+        """
+        log_alpha_ts = self._log_alpha(t, t - 1 if s is None else s)
+        noise_t = -self.schedule.log_alpha_bar_at(t).expm1()
+        share = like(-log_alpha_ts.expm1() / noise_t.sqrt(), x_t)
+        return like((-0.5 * log_alpha_ts).exp(), x_t) * (x_t - share * eps)
+
+    def forward(
+        self,
+        x_0: Float[Tensor, "b c h w"],
+        grid: Sequence[float] | Real[Tensor, " n"],
+        noise: Callable[[Tensor], Tensor],
+    ) -> Iterator[tuple[float, Float[Tensor, "b c h w"]]]:
+        """One path of the forward process: (0, x_0), then (t, x_t) for each time of the grid, each from the last.
+
+        Args:
+            x_0: the data.
+            grid: strictly rising times in (0, T].
+            noise: called with a tensor, gives standard normal noise of its shape, dtype and device.
+
+        Raises:
+            ValueError: if the times do not rise from above 0.
+        """
+        x, last = x_0, 0.0
+        yield last, x
+        for t in grid:
+            now = float(t)
+            x = self.transition(x, times(now, x), times(last, x)).sample(noise(x))
+            last = now
+            yield now, x
 
     def _log_alpha(self, t: Real[Tensor, " b"], s: Real[Tensor, " b"]) -> Tensor:
         """log(alpha_bar_t / alpha_bar_s), float64."""

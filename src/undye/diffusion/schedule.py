@@ -47,8 +47,16 @@ class NoiseSchedule:
         return cls(torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), torch.log1p(-beta).cumsum(0)]))
 
     @classmethod
-    def named(cls, name: str, num_steps: int = 1000, **options: float) -> "NoiseSchedule":
-        """A schedule by name, see `SCHEDULES`; `options` are that schedule's own (beta_start, beta_end, ...).
+    def named(
+        cls, name: str, num_steps: int = 1000, *, zero_terminal_snr: bool = False, **options: float
+    ) -> "NoiseSchedule":
+        """A schedule by name, see `SCHEDULES`; other projects' names are in `undye.diffusion.schedule_names`.
+
+        Args:
+            name: a key of `SCHEDULES`.
+            num_steps: T.
+            zero_terminal_snr: take the signal that is left at T out of it, see `with_zero_terminal_snr`.
+            options: the schedule's own: beta_start, beta_end, rescale_betas; offset, max_beta, min_beta for cosine.
 
         Raises:
             ValueError: for an unknown name or option, `num_steps` < 1, or options that make a beta leave (0, 1).
@@ -58,9 +66,31 @@ class NoiseSchedule:
         if num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {num_steps}")
         try:
-            return SCHEDULES[name](num_steps, **options)
+            schedule = SCHEDULES[name](num_steps, **options)
         except TypeError as error:
             raise ValueError(f"schedule {name!r}: {error}") from None
+        return schedule.with_zero_terminal_snr() if zero_terminal_snr else schedule
+
+    def with_zero_terminal_snr(self, terminal_alpha_bar: float = 1e-20) -> "NoiseSchedule":
+        """The schedule with sqrt(alpha_bar) shifted and scaled so that nothing of the data is left at T.
+
+        Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", Algorithm 1: sqrt(alpha_bar_1)
+        stays, sqrt(alpha_bar_T) becomes zero; here `terminal_alpha_bar`, so that every beta stays below 1 and every
+        logarithm finite. A schedule that reaches it by itself comes back as it is. x_T then says nothing of the data:
+        predict v or x_0, from which x_0 follows there too; eps is x_T itself and useless at T.
+
+        Raises:
+            ValueError: for a schedule of one step, which has no end to move without moving its start.
+        """
+        if self.alpha_bar[-1] <= terminal_alpha_bar:
+            return self
+        if self.num_steps < 2:
+            raise ValueError("zero terminal SNR needs a schedule of at least 2 steps")
+        root = (0.5 * self.log_alpha_bar[1:]).exp()
+        end = terminal_alpha_bar**0.5
+        # a sum of positive terms: no cancellation, and the last entry is `end` exactly
+        moved = (root - root[-1]) * ((root[0] - end) / (root[0] - root[-1])) + end
+        return NoiseSchedule(torch.cat([self.log_alpha_bar[:1], self.log_alpha_bar[1:2], 2 * moved[1:].log()]))
 
     @property
     def num_steps(self) -> int:
@@ -107,6 +137,29 @@ class NoiseSchedule:
         low = t.floor().long().clamp(max=self.num_steps - 1)
         return torch.lerp(self.log_alpha_bar[low], self.log_alpha_bar[low + 1], t - low)
 
+    def time_at(self, log_alpha_bar: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+        """The real time in [0, T] at which log_alpha_bar has these values: the inverse of `log_alpha_bar_at`.
+
+        Raises:
+            ValueError: for a value above 0 or below log_alpha_bar_T.
+        """
+        wanted, table = log_alpha_bar.detach().to("cpu"), self.log_alpha_bar
+        if not bool(((wanted <= 0) & (wanted >= table[-1])).all()):
+            raise ValueError(f"log_alpha_bar must lie in {table[-1].item()}..0")
+        # the table falls and searchsorted wants it to rise; wanted in (table[low + 1], table[low]]
+        low = (torch.searchsorted(-table, -wanted, right=True) - 1).clamp(0, self.num_steps - 1)
+        return low + (table[low] - wanted) / (table[low] - table[low + 1])
+
+    def drift_at(self, t: Real[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+        """The slope of log_alpha_bar at real times in (0, T], from the left at integers: minus the SDE's beta(t).
+
+        In continuous time the process is dx = -beta(t) x / 2 dt + sqrt(beta(t)) dw (Song et al. 2021, Eq. 11), and
+        log_alpha_bar is minus the integral of beta.
+        """
+        self.log_alpha_bar_at(t)  # checks the range
+        low = (t.detach().to("cpu").double().ceil().long() - 1).clamp(min=0)
+        return self.log_alpha_bar[low + 1] - self.log_alpha_bar[low]
+
 
 def log_snr(log_alpha_bar: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """log(alpha_bar / (1 - alpha_bar)) from log_alpha_bar, without cancellation at either end."""
@@ -117,33 +170,54 @@ def _linspace(start: float, end: float, num: int) -> Tensor:
     return torch.linspace(start, end, num, dtype=torch.float64, device="cpu")
 
 
-def linear(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
-    """Ho et al. 2020, section 4: beta grows linearly. Latent diffusion calls this one `sqrt_linear`."""
-    return NoiseSchedule.from_beta(_linspace(beta_start, beta_end, num_steps))
+def _ends(num_steps: int, beta_start: float, beta_end: float, rescale_betas: bool) -> tuple[float, float]:
+    """The first and last beta; `rescale_betas` multiplies them by 1000 / T, so that any T adds the same noise in all.
+
+    Raises:
+        ValueError: if that makes a beta 1 or more.
+    """
+    factor = 1000 / num_steps if rescale_betas else 1.0
+    if rescale_betas and max(beta_start, beta_end) * factor >= 1:
+        least = int(1000 * max(beta_start, beta_end)) + 1
+        raise ValueError(f"rescale_betas makes a beta of {beta_end * factor:.3g}: use at least {least} steps")
+    return beta_start * factor, beta_end * factor
 
 
-def scaled_linear(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
+def linear(
+    num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02, rescale_betas: bool = False
+) -> NoiseSchedule:
+    """Ho et al. 2020, section 4: beta grows linearly, from 1e-4 to 0.02."""
+    return NoiseSchedule.from_beta(_linspace(*_ends(num_steps, beta_start, beta_end, rescale_betas), num_steps))
+
+
+def scaled_linear(
+    num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02, rescale_betas: bool = False
+) -> NoiseSchedule:
     """sqrt(beta) grows linearly: latent diffusion's `linear`, the original code's `quad`."""
-    return NoiseSchedule.from_beta(_linspace(beta_start**0.5, beta_end**0.5, num_steps) ** 2)
+    start, end = _ends(num_steps, beta_start, beta_end, rescale_betas)
+    return NoiseSchedule.from_beta(_linspace(start**0.5, end**0.5, num_steps) ** 2)
 
 
-def sqrt(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
-    """beta^2 grows linearly: latent diffusion's `sqrt`."""
-    return NoiseSchedule.from_beta(_linspace(beta_start, beta_end, num_steps) ** 0.5)
+def sqrt(
+    num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02, rescale_betas: bool = False
+) -> NoiseSchedule:
+    """beta^2 grows linearly: latent diffusion's `sqrt`, which takes the root of the linear betas."""
+    return NoiseSchedule.from_beta(_linspace(*_ends(num_steps, beta_start, beta_end, rescale_betas), num_steps) ** 0.5)
 
 
-def sigmoid(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
+def sigmoid(
+    num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02, rescale_betas: bool = False
+) -> NoiseSchedule:
     """Beta follows a logistic curve over +-6 from beta_start to beta_end, as in diffusers."""
-    return NoiseSchedule.from_beta(
-        torch.sigmoid(_linspace(-6.0, 6.0, num_steps)) * (beta_end - beta_start) + beta_start
-    )
+    start, end = _ends(num_steps, beta_start, beta_end, rescale_betas)
+    return NoiseSchedule.from_beta(torch.sigmoid(_linspace(-6.0, 6.0, num_steps)) * (end - start) + start)
 
 
-def cosine(num_steps: int, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
+def cosine(num_steps: int, offset: float = 0.008, max_beta: float = 0.999, min_beta: float = 0.0) -> NoiseSchedule:
     """Nichol and Dhariwal 2021, Eq. 17: alpha_bar follows a squared cosine; betas are cut at `max_beta`."""
     u = (_linspace(0.0, 1.0, num_steps + 1) + offset) / (1 + offset)
     alpha_bar = torch.cos(u * (math.pi / 2)) ** 2
-    return NoiseSchedule.from_beta((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta))
+    return NoiseSchedule.from_beta((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(min_beta, max_beta))
 
 
 SCHEDULES: dict[str, Callable[..., NoiseSchedule]] = {

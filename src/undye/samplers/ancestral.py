@@ -20,7 +20,7 @@ class Ancestral(Sampler):
     line 4 of Algorithm 2.
 
     Attributes:
-        variance: fixed_small, fixed_large or learned_range; None: the model's own.
+        variance: fixed_small or fixed_large, or what the model has learned; None: the model's own.
     """
 
     name: ClassVar[str] = "ancestral"
@@ -42,7 +42,7 @@ class Ancestral(Sampler):
             out, x_0 = self.predict_x_0(denoiser, x, t_)
             mean = denoiser.process.posterior(x_0, x, t_, s_).mean
             if s > 0:
-                log_var = variance.log_var(kind, denoiser.schedule, t_, s_, out.var_fraction)
+                log_var = variance.log_var(kind, denoiser.schedule, t_, s_, out.learned_variance)
                 std = (0.5 * log_var).exp().to(x.dtype).to(x.device)
                 x = mean + (std if std.ndim == 4 else std.view(-1, 1, 1, 1)) * noise(x)
             else:

@@ -1,9 +1,15 @@
 """A model with a label and a guidance weight filled in: for samplers it is a model without labels."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
 from jaxtyping import Float, Int64, Real
 from torch import Tensor
 
 from undye.denoiser import Denoised, Denoiser
+from undye.errors import UserError
 
 
 class Conditioned:
@@ -25,4 +31,22 @@ class Conditioned:
         # x_t = a x_0 + b eps is linear, so mixing both alike keeps it true; x_0 from eps would divide by a
         x_0 = null.x_0 + self.weight * (conditional.x_0 - null.x_0)
         eps = null.eps + self.weight * (conditional.eps - null.eps)
-        return Denoised(x_0, eps, conditional.var_fraction)
+        return replace(conditional, x_0=x_0, eps=eps)
+
+
+def class_labels(label: int | Sequence[int], n: int, num_classes: int | None) -> Int64[Tensor, " n"]:
+    """One label for each of `n` images, from one for all or one for each.
+
+    Raises:
+        UserError: if the model has no classes, or these are not its.
+    """
+    if num_classes is None:
+        raise UserError("this model was trained without labels: use it without one")
+    labels = np.asarray(label, dtype=np.int64)
+    if labels.ndim == 0:
+        labels = np.full(n, labels)
+    if labels.shape != (n,):
+        raise UserError(f"give one label, or one for each of the {n} images: got {labels.size}")
+    if ((labels < 0) | (labels >= num_classes)).any():
+        raise UserError(f"labels must lie in 0..{num_classes - 1}")
+    return torch.from_numpy(labels.copy())

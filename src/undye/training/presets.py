@@ -16,7 +16,7 @@ _RUNS: Mapping[str, tuple[TrainingConfig, CheckpointConfig, PreviewConfig]] = {
             decay="linear",
             beta2=0.99,
             ema_decay=0.999,
-            stratified=True,
+            timesteps="stratified",
         ),
         CheckpointConfig(every=500),
         PreviewConfig(),

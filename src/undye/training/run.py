@@ -31,8 +31,14 @@ class TrainingConfig:
     """Decay of the averaged weights, which are what is saved and sampled; warmed up as (1 + step) / (10 + step)."""
     label_drop: float = 0.1
     """Fraction of the labels that are hidden, for classifier-free guidance (only with labels)."""
-    stratified: bool = False
-    """Spread the timesteps of each batch evenly over 1..T instead of drawing them independently."""
+    objective: Literal["simple", "vlb", "hybrid"] = "simple"
+    """simple: the paper's L_simple; vlb: the variational bound; hybrid: both, for learned variances."""
+    distance: Literal["l2", "l1", "huber"] = "l2"
+    """How errors are measured (simple and hybrid)."""
+    weighting: Literal["simple", "vlb", "snr", "min_snr", "p2"] = "simple"
+    """How much each timestep counts (simple and hybrid); simple: all alike."""
+    timesteps: Literal["uniform", "stratified", "importance"] = "uniform"
+    """How timesteps are drawn: independently, spread evenly over each batch, or where the loss has been large."""
     flip: bool = False
     """Mirror half of the images left to right."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -102,6 +108,12 @@ class RunConfig:
         for name, value in (("ema-decay", t.ema_decay), ("label-drop", t.label_drop), ("beta2", t.beta2)):
             if not 0 <= value < 1:
                 raise UserError(f"--training.{name} must lie in [0, 1), got {value}")
+        if t.objective == "vlb" and (t.distance, t.weighting) != ("l2", "simple"):
+            raise UserError("the vlb objective has its own distance and weights: leave both out, or choose simple")
+        if t.objective == "hybrid" and self.model.variance not in ("learned_range", "learned"):
+            raise UserError("the hybrid objective trains a variance: choose --model.variance learned_range or learned")
+        if t.weighting == "vlb" and self.model.variance not in ("fixed_small", "fixed_large"):
+            raise UserError("the vlb weighting is for fixed variances: choose --training.objective vlb or hybrid")
         if self.seed >= 2**63:
             raise UserError("--seed must be below 2^63")
         if self.budget_seconds is not None and not self.budget_seconds > 0:

@@ -26,11 +26,14 @@ from undye.data import NAMED_DATASETS, load_images
 from undye.data.source import ArraySource, ImageSource
 from undye.denoiser import Denoiser
 from undye.device import pick_device, supports_bf16
+from undye.diffusion.variance import LEARNED
+from undye.diffusion.weighting import VLB, WEIGHTINGS
 from undye.errors import UserError
 from undye.files import remove, remove_temporaries
-from undye.objective import SimpleObjective
+from undye.objective import HybridObjective, Objective, SimpleObjective, VLBObjective
 from undye.pictures import enlarge, make_grid, save_png
 from undye.sampling import sample
+from undye.timesteps import timestep_sampler
 from undye.training.batches import BatchStream
 from undye.training.budget import BudgetPlanner
 from undye.training.events import (
@@ -199,9 +202,13 @@ class _Session:
             )
         if accelerator.num_processes > 1:
             raise UserError("this version trains in one process: start it without accelerate launch or torchrun")
-        objective = SimpleObjective(self.config.training.label_drop, self.config.training.stratified)
         trainer = Trainer(
-            denoiser, objective, self.config.training, self.config.seed, accelerator, bf16=precision == "bf16"
+            denoiser,
+            build_objective(self.config),
+            self.config.training,
+            self.config.seed,
+            accelerator,
+            bf16=precision == "bf16",
         )
         size = sum(p.numel() for p in denoiser.parameters())
         height, width = self.config.model.image_size
@@ -352,10 +359,6 @@ def load_data(config: RunConfig, new: bool = True, progress: Callable[[int, int]
 
 def build_model(config: RunConfig, source: ImageSource) -> tuple[RunConfig, Denoiser]:
     """The model of a run, in the shape of its data; the config with that filled in."""
-    if config.model.variance == "learned_range":
-        raise UserError(
-            "the simple loss does not train learned_range: choose --model.variance fixed_small or fixed_large"
-        )
     if config.init is not None:
         denoiser = load(config.init)
         have = denoiser.config
@@ -380,6 +383,26 @@ def build_model(config: RunConfig, source: ImageSource) -> tuple[RunConfig, Deno
         torch.manual_seed(config.seed)
         denoiser = from_config(model)
     return replace(config, model=model), denoiser
+
+
+def build_objective(config: RunConfig) -> Objective:
+    """The objective that a run's configuration names.
+
+    Raises:
+        UserError: if it does not train all of the model.
+    """
+    training, model = config.training, config.model
+    timesteps = timestep_sampler(training.timesteps, model.schedule.num_steps)
+    if training.objective == "vlb":
+        return VLBObjective(timesteps=timesteps, label_drop=training.label_drop)
+    if training.objective == "simple" and model.variance in LEARNED:
+        raise UserError(
+            f"the simple loss does not train {model.variance}: choose --training.objective hybrid or vlb, or "
+            "--model.variance fixed_small or fixed_large"
+        )
+    kind = HybridObjective if training.objective == "hybrid" else SimpleObjective
+    weighting = VLB(model.variance) if training.weighting == "vlb" else WEIGHTINGS[training.weighting]()
+    return kind(timesteps=timesteps, label_drop=training.label_drop, distance=training.distance, weighting=weighting)
 
 
 def from_config(model: ModelConfig) -> Denoiser:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from undye.denoiser import Denoiser, channels_last
 from undye.errors import UserError
-from undye.objective import SimpleObjective
+from undye.objective import Objective
 from undye.training.batches import Batch
 from undye.training.ema import EMA
 from undye.training.events import StepDone
@@ -30,7 +30,7 @@ class Trainer:
     def __init__(
         self,
         denoiser: Denoiser,
-        objective: SimpleObjective,
+        objective: Objective,
         config: TrainingConfig,
         seed: int,
         accelerator: Accelerator,
@@ -81,8 +81,10 @@ class Trainer:
                 self.config.batch_size,
             )
             with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-                loss = self.objective.loss(self.denoiser, x_0, draw, label).mean()
+                losses = self.objective.loss(self.denoiser, x_0, draw, label)
+            loss = (losses * draw.weight.to(losses)).mean()
             self.accelerator.backward(loss)
+            self.objective.timesteps.observe(draw.t, losses)
             norm = self._clip()
             for optimizer in self.optimizers:
                 optimizer.step()
@@ -105,6 +107,7 @@ class Trainer:
             for optimizer in self.optimizers:
                 for key, value in optimizer.state.get(parameter, {}).items():
                     state[f"optimizer.{key}.{name}"] = value
+        state.update({f"timesteps.{k}": v for k, v in self.objective.timesteps.state().items()})
         # dropout draws from torch's own generator; all other noise is keyed by the step
         state["random.cpu"] = torch.get_rng_state()
         if self.accelerator.device.type == "cuda":
@@ -132,6 +135,10 @@ class Trainer:
                 like_weight = value.shape == weight.shape
                 own = torch.empty_like(weight).copy_(value) if like_weight else value.to(weight.device)
                 owners[weight].state[weight][key] = own
+        remembered = {k.removeprefix("timesteps."): v for k, v in state.items() if k.startswith("timesteps.")}
+        if set(remembered) != set(self.objective.timesteps.state()):
+            raise UserError("the training state has no history of losses for importance: the checkpoint is damaged")
+        self.objective.timesteps.load_state(remembered)
         torch.set_rng_state(state["random.cpu"])
         if "random.cuda" in state and self.accelerator.device.type == "cuda":
             torch.cuda.set_rng_state(state["random.cuda"])

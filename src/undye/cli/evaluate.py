@@ -1,0 +1,152 @@
+"""`undye eval MODEL --data ...`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from undye.cli.options import Device, Threads
+from undye.cli.parse import parse
+from undye.cli.progress import Progress
+from undye.data.names import NAMED_DATASETS, parse_image_size
+from undye.errors import UserError
+
+RATE_ROWS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalArgs:
+    """The flags of `undye eval`."""
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A run folder or a checkpoint folder."""
+    data: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = ""
+    """A named data set (its test images), a folder of images, or an .npz / .npy file."""
+    metrics: tuple[Literal["nll", "rate-distortion", "ode"], ...] = ("nll",)
+    """nll: the variational bound in bits/dim; rate-distortion: the paper's Table 4; ode: the probability-flow ODE's
+    likelihood, an independent bound."""
+    out: Annotated[str, tyro.conf.arg(metavar="REPORT.json")] = ""
+    """Also write everything, with how it was made, as JSON."""
+    n: int = 1000
+    """Images, drawn from the data by the seed."""
+    exact: bool = False
+    """Every term of the bound, all T of them, instead of some drawn for each image."""
+    draws: int = 16
+    """Terms drawn for each image, where not --exact."""
+    steps: int | None = None
+    """Length of the chain; without it all T."""
+    grid: Literal["uniform", "quadratic"] = "uniform"
+    """How a shorter chain's steps are spread."""
+    clip: bool | None = None
+    """Clip the predicted x_0 to [-1, 1]; without it as the model says."""
+    variance: Literal["fixed_small", "fixed_large", "learned_range", "learned"] | None = None
+    """Variance of the reverse steps; without it the model's own."""
+    tolerance: float = 1e-3
+    """ode: error that the solver allows in a step."""
+    t_min: float = 0.1
+    """ode: where the path starts, in timesteps."""
+    repeats: int = 1
+    """ode: dequantisations of each image."""
+    split: Literal["train", "test"] = "test"
+    """Which images of a data set that has both."""
+    labels: Literal["none", "folders", "auto"] = "none"
+    """Give the model the images' classes: none, from sub-folder names, or those that the data bring."""
+    image_size: Annotated[str, tyro.conf.arg(metavar="H|HxW")] = ""
+    """Resize and crop the images to this; without it they stay as they are."""
+    channels: Literal[1, 3] | None = None
+    """1 or 3; without it 3 if any image has colour."""
+    seed: int = 0
+    """Names the images that are drawn, and all noise."""
+    batch_size: int | None = None
+    """Network inputs at a time; without it chosen by their size."""
+    device: Device = ""
+    threads: Threads = 0
+
+
+def main(args: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    a = parse(EvalArgs, args, "undye eval", "Measure how good a model is.")
+    if not a.data:
+        raise UserError(f"no data: give --data a folder, an .npz file, or one of {', '.join(NAMED_DATASETS)}")
+    size = parse_image_size(a.image_size) if a.image_size else None
+    if not Path(a.model).exists():
+        raise UserError(f"no model at {a.model}: give a run folder or a checkpoint folder")
+    if a.out:
+        _check_out(Path(a.out))
+
+    from undye.device import set_threads
+    from undye.files import write_text
+    from undye.metrics.evaluate import evaluate
+
+    set_threads(a.threads or None)
+    bars: dict[str, Progress] = {}
+
+    def tick(metric: str, done: int, total: int) -> None:
+        unit = {"ode": "images", "loading": "images"}.get(metric, "network calls")
+        if metric not in bars:
+            bars[metric] = Progress(metric, unit)
+        bars[metric](done, total)
+        if done == total:
+            bars[metric].close()
+
+    try:
+        report = evaluate(
+            a.model, a.data, a.metrics, n=a.n, draws=None if a.exact else a.draws, steps=a.steps, grid=a.grid,
+            clip=a.clip, variance=a.variance, tolerance=a.tolerance, t_min=a.t_min, repeats=a.repeats, seed=a.seed,
+            split=a.split, labels=a.labels, image_size=size, channels=a.channels, batch_size=a.batch_size,
+            device=a.device or None, progress=tick,
+        )  # fmt: skip
+    finally:
+        for bar in bars.values():
+            bar.close()
+    print("\n".join(table(report)))
+    if a.out:
+        write_text(Path(a.out), json.dumps(report, indent=2) + "\n")
+        print(a.out)
+    return 0
+
+
+def _check_out(out: Path) -> None:
+    """Catch an unusable name before the work rather than after it."""
+    if out.suffix.lower() != ".json" or out.is_dir():
+        raise UserError(f"cannot write the report to {out}: give a .json file")
+    parents = [p for p in out.absolute().parents if p.exists()]
+    if not parents[0].is_dir():
+        raise UserError(f"cannot write the report to {out}: {parents[0]} is not a folder")
+
+
+def table(report: dict[str, Any]) -> list[str]:
+    """What the terminal shows of a report."""
+    data, found = report["data"], report["metrics"]
+    lines = [
+        f"model   {report['model']['checkpoint']}",
+        f"data    {data['name']}: {data['n']:,} of {data['images']:,} images",
+    ]
+    if "nll" in found:
+        nll = found["nll"]
+        how = "every step" if nll["exact"] else f"{nll['draws']} steps drawn for each image, and the last"
+        lines += ["", f"variational bound, {nll['steps']} steps, {nll['variance']} ({how})"]
+        names = {"total": "bits/dim", "prior": "  prior", "rate": "  rate", "decoder": "  decoder"}
+        lines += [f"  {label:<12}{_number(nll['bits_per_dim'][key])}" for key, label in names.items()]
+    if "ode" in found:
+        ode = found["ode"]
+        lines += ["", f"probability-flow ODE, uniform dequantisation ({ode['network_calls']:.0f} network calls)"]
+        lines += [f"  {'bits/dim':<12}{_number(ode['bits_per_dim']['total'])}"]
+    if "rate-distortion" in found:
+        curve = found["rate-distortion"]
+        lines += ["", "rate-distortion", "  t       rate (bits/dim)  RMSE (of 255)"]
+        k = len(curve["t"])
+        rows = sorted({round(i * (k - 1) / RATE_ROWS) for i in range(RATE_ROWS + 1)})
+        for i in rows:
+            lines.append(f"  {curve['t'][i]:<8}{curve['rate_bits_per_dim'][i]:<17.5f}{curve['rmse'][i]:.3f}")
+    return lines
+
+
+def _number(estimate: dict[str, float | None]) -> str:
+    mean, error = estimate["mean"], estimate["standard_error"]
+    assert mean is not None
+    if mean != 0 and abs(mean) < 1e-3:
+        return f"{mean:.2g}" + (f"  +- {error:.1g}" if error is not None else "")
+    return f"{mean:.4f}" + (f"  +- {error:.4f}" if error is not None else "")

@@ -1,0 +1,225 @@
+"""`undye.evaluate`: the numbers of a model on a data set, with the recipe that makes them again."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from os import PathLike
+from typing import Any, Literal
+
+import numpy as np
+
+from undye import keyed
+from undye.checkpoint.native import find_checkpoint, load, read_about
+from undye.data import load_images
+from undye.data.source import ImageSource
+from undye.denoiser import Denoiser
+from undye.device import pick_device
+from undye.diffusion.variance import LEARNED
+from undye.errors import UserError
+from undye.keyed import Stream
+from undye.metrics.inputs import check_shape
+from undye.metrics.nll import BitsPerDim, Estimate, bits_per_dim
+from undye.metrics.ode_nll import ode_bits_per_dim
+from undye.structure import unstructure
+
+METRICS = ("nll", "rate-distortion", "ode")
+ProgressOf = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRequest:
+    """What to measure, and how.
+
+    Attributes:
+        metrics: any of `METRICS`.
+        n: images, drawn from the data without replacement; all of them where there are fewer.
+        draws: times drawn for each image by nll; None: every time (which rate-distortion always takes).
+        steps: length of the chain of nll and rate-distortion; None: all T.
+        grid: how its steps are spread.
+        clip: clip the predicted x_0; None: as the model says.
+        variance: of the reverse steps; None: the model's.
+        tolerance: of the ODE's solver.
+        t_min: where the ODE's path starts.
+        repeats: dequantisations of each image by ode.
+        seed: names the images that are drawn, and all noise.
+        batch_size: network inputs at a time; None: chosen from their size.
+    """
+
+    metrics: tuple[str, ...] = ("nll",)
+    n: int = 1000
+    draws: int | None = 16
+    steps: int | None = None
+    grid: str = "uniform"
+    clip: bool | None = None
+    variance: str | None = None
+    tolerance: float = 1e-3
+    t_min: float = 0.1
+    repeats: int = 1
+    seed: int = 0
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check what does not need the model."""
+        if not self.metrics:
+            raise UserError(f"no metric is asked for: choose from {', '.join(METRICS)}")
+        if unknown := [m for m in self.metrics if m not in METRICS]:
+            raise UserError(f"unknown metric {unknown[0]!r}: choose from {', '.join(METRICS)}")
+        if self.n < 1:
+            raise UserError(f"the number of images must be at least 1, got {self.n}")
+        if self.seed < 0:
+            raise UserError(f"the seed must be at least 0, got {self.seed}")
+
+
+def evaluate(
+    model: str | PathLike[str] | Denoiser,
+    data: str | PathLike[str] | np.ndarray,
+    metrics: Sequence[str] = ("nll",),
+    *,
+    n: int = 1000,
+    draws: int | None = 16,
+    steps: int | None = None,
+    grid: str = "uniform",
+    clip: bool | None = None,
+    variance: str | None = None,
+    tolerance: float = 1e-3,
+    t_min: float = 0.1,
+    repeats: int = 1,
+    seed: int = 0,
+    split: Literal["train", "test"] = "test",
+    labels: Literal["auto", "folders", "none"] = "none",
+    image_size: tuple[int, int] | None = None,
+    channels: Literal[1, 3] | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    progress: ProgressOf | None = None,
+) -> dict[str, Any]:
+    """Measure a model on a data set: what `undye eval` does.
+
+    Args:
+        model: a run folder, a checkpoint folder, or a model.
+        data: a name, a folder of images, an .npz or .npy file, or an array; see `undye.load_images`.
+        metrics: nll (the variational bound), rate-distortion, ode (the probability-flow ODE's likelihood).
+        n: number of images.
+        draws: times drawn for each image by nll; None: every time.
+        steps: length of the chain of nll and rate-distortion; None: all T.
+        grid: how its steps are spread: "uniform" or "quadratic".
+        clip: clip the predicted x_0; None: as the model says.
+        variance: of the reverse steps; None: the model's.
+        tolerance: of the ODE's solver.
+        t_min: where the ODE's path starts, in timesteps.
+        repeats: dequantisations of each image by ode.
+        seed: names the images that are drawn, and all noise.
+        split: of the data.
+        labels: give the model the images' classes: none, those of sub-folders, or those that the data bring.
+        image_size: (height, width) to resize the images to; None: as they are.
+        channels: 1 or 3; None: 3 if any image has colour.
+        batch_size: network inputs at a time.
+        device: where to compute, for a model that is loaded here; None: the best there is.
+        progress: called with (metric, done, total).
+
+    Returns:
+        Plain data: `model`, `data`, `metrics` (one entry each) and how they were made, ready for JSON.
+
+    Raises:
+        UserError: for a model, data or settings that cannot be used.
+    """
+    request = EvalRequest(
+        metrics=tuple(metrics), n=n, draws=draws, steps=steps, grid=grid, clip=clip, variance=variance,
+        tolerance=tolerance, t_min=t_min, repeats=repeats, seed=seed, batch_size=batch_size,
+    )  # fmt: skip
+    about: dict[str, Any] = {"checkpoint": None}
+    if isinstance(model, Denoiser):
+        denoiser = model
+    else:
+        folder = find_checkpoint(str(model))
+        denoiser, about = load(folder, pick_device(device)), {"checkpoint": str(folder), **read_about(folder)}
+    source = load_images(
+        data, split=split, image_size=image_size, channels=channels, labels=labels,
+        progress=None if progress is None else lambda done, total: progress("loading", done, total),
+    )  # fmt: skip
+    return {
+        "undye": _version(),
+        "model": {**about, "weights": "ema", "config": unstructure(denoiser.config)},
+        **measure(denoiser, source, request, progress),
+    }
+
+
+def measure(
+    denoiser: Denoiser, source: ImageSource, request: EvalRequest, progress: ProgressOf | None = None
+) -> dict[str, Any]:
+    """The metrics of a model on images that are loaded: `data` and `metrics` of what `evaluate` returns."""
+    check_shape(denoiser, source.image_size, source.channels)
+    if request.variance in LEARNED and request.variance != denoiser.config.variance:
+        raise UserError(f"this model has not learned a variance of the kind {request.variance}")
+    n = min(request.n, len(source))
+    chosen = np.sort(keyed.permutation(len(source), request.seed, Stream.EVAL_IMAGES)[:n])
+    images, label = source.images(chosen), source.labels(chosen)
+    if label is not None and denoiser.config.num_classes is None:
+        raise UserError("this model was trained without labels: leave --labels out")
+    settings: dict[str, Any] = {"label": None if label is None else label.tolist(), "seed": request.seed}
+
+    def ticker(name: str) -> Callable[[int, int], None] | None:
+        return None if progress is None else lambda done, total: progress(name, done, total)
+
+    found: dict[str, Any] = {}
+    chain = {"steps": request.steps, "grid": request.grid, "clip": request.clip, "variance": request.variance}
+    exact = request.draws is None or "rate-distortion" in request.metrics
+    if {"nll", "rate-distortion"} & set(request.metrics):
+        name = "nll" if "nll" in request.metrics else "rate-distortion"
+        terms = bits_per_dim(
+            denoiser, images, draws=None if exact else request.draws, batch_size=request.batch_size,
+            progress=ticker(name), **chain, **settings,
+        )  # fmt: skip
+        recipe: dict[str, Any] = {
+            "n": n, "steps": len(terms.grid) - 1, "grid": request.grid, "draws": terms.draws, "exact": exact,
+            "clip": denoiser.config.clip_x_0 if request.clip is None else request.clip,
+            "variance": request.variance or denoiser.config.variance, "seed": request.seed,
+        }  # fmt: skip
+        if "nll" in request.metrics:
+            per_t = {"per_t": _per_t(terms)} if exact else {}
+            parts = {k: asdict(v) for k, v in terms.summary().items()}
+            found["nll"] = {"bits_per_dim": parts, **recipe, **per_t}
+        if "rate-distortion" in request.metrics:
+            curve = terms.rate_distortion()
+            found["rate-distortion"] = {
+                "t": curve.t.tolist(), "rate_bits_per_dim": curve.rate.tolist(), "rmse": curve.rmse.tolist(), **recipe
+            }  # fmt: skip
+    if "ode" in request.metrics:
+        flow = ode_bits_per_dim(
+            denoiser, images, repeats=request.repeats, tolerance=request.tolerance, t_min=request.t_min,
+            batch_size=request.batch_size, progress=ticker("ode"), **settings,
+        )  # fmt: skip
+        found["ode"] = {
+            "bits_per_dim": {"total": asdict(Estimate.of(flow.total))}, "n": n, "trace": "hutchinson",
+            "repeats": request.repeats, "tolerance": request.tolerance, "t_min": request.t_min,
+            "dequantisation": "uniform", "network_calls": flow.calls, "seed": request.seed,
+        }  # fmt: skip
+    about = {
+        "name": source.name, "images": len(source), "n": n, "image_size": list(source.image_size),
+        "channels": source.channels, "labels": label is not None,
+    }  # fmt: skip
+    return _without_nan({"data": about, "metrics": found})
+
+
+def _per_t(terms: BitsPerDim) -> dict[str, list]:
+    """Means over the images of what there is at every time."""
+    times = terms.grid[:-1].astype(int)
+    return {
+        "t": times.tolist(),
+        "kl_bits_per_dim": terms.per_step[:, times].mean(0).tolist(),
+        "x_0_mse": terms.x_0_mse[:, times].mean(0).tolist(),
+        "eps_mse": terms.eps_mse[:, times].mean(0).tolist(),
+    }
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: None in its place (the standard error of one image)."""
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("undye")

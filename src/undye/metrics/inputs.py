@@ -1,0 +1,120 @@
+"""What the likelihoods are given: images and labels, checked against the model and brought to its numbers."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from undye.data.pixels import to_signed
+from undye.denoiser import Denoiser
+from undye.device import default_batch
+from undye.errors import UserError
+from undye.samplers import DenoiserLike
+from undye.samplers.guidance import Conditioned, class_labels
+
+Images = UInt8[np.ndarray, "n h w c"] | Float[Tensor, "n c h w"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Checked inputs of a likelihood.
+
+    Attributes:
+        x_0: (N, C, H, W) on the CPU, in the dtype that the model computes in.
+        label: (N,) int64 or None.
+        discrete: whether they are pixels, at 256 levels.
+        device: where the model computes.
+    """
+
+    x_0: Tensor
+    label: Tensor | None
+    discrete: bool
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.x_0)
+
+    @property
+    def dims(self) -> int:
+        """Numbers in an image."""
+        return self.x_0[0].numel()
+
+    def model(self, denoiser: DenoiserLike, rows: Tensor) -> DenoiserLike:
+        """The model for these images: with their labels filled in."""
+        if self.label is None or not isinstance(denoiser, Denoiser):
+            return denoiser
+        return Conditioned(denoiser, self.label[rows].to(self.device))
+
+    def batch_size(self, asked: int | None) -> int:
+        """How many images to put through the network at a time."""
+        if asked is not None and asked < 1:
+            raise UserError(f"the batch size must be at least 1, got {asked}")
+        return asked or default_batch(self.x_0.shape[2], self.x_0.shape[3])
+
+
+def check_inputs(denoiser: DenoiserLike, images: Images, label: int | Sequence[int] | None) -> Inputs:
+    """Images and labels as a likelihood needs them.
+
+    Args:
+        denoiser: the model.
+        images: uint8 (N, H, W, C), or real numbers (N, C, H, W) in the model's own [-1, 1].
+        label: one class for all, one for each image, or None.
+
+    Raises:
+        UserError: if they do not fit the model.
+    """
+    parameter = next(denoiser.parameters(), None) if isinstance(denoiser, torch.nn.Module) else None
+    dtype = torch.float64 if parameter is None else parameter.dtype
+    discrete = not isinstance(images, Tensor)
+    if isinstance(images, Tensor):
+        if images.ndim != 4 or not images.is_floating_point():
+            raise UserError(f"a tensor of images is (N, C, H, W) of real numbers, not {images.dtype} {images.shape}")
+        x_0 = images.detach().to("cpu", dtype)
+    else:
+        if images.ndim != 4 or images.dtype != np.uint8:
+            raise UserError(f"an array of images is uint8 (N, H, W, C), not {images.dtype} {images.shape}")
+        x_0 = to_signed(images).to(dtype)
+    if not len(x_0):
+        raise UserError("there are no images to evaluate")
+    check_shape(denoiser, (x_0.shape[2], x_0.shape[3]), x_0.shape[1])
+    device = torch.device("cpu") if parameter is None else parameter.device
+    labels = None if label is None else class_labels(label, len(x_0), denoiser.config.num_classes)
+    return Inputs(x_0, labels, discrete, device)
+
+
+def check_shape(denoiser: DenoiserLike, image_size: tuple[int, int], channels: int) -> None:
+    """Make sure that images of this shape are what the model is for.
+
+    Raises:
+        UserError: if they are not; it says what would be.
+    """
+    config = denoiser.config
+    if (image_size, channels) == (tuple(config.image_size), config.channels):
+        return
+    have, want = (
+        f"{size[0]}x{size[1]} with {c} channel{'s' if c > 1 else ''}"
+        for size, c in ((image_size, channels), (config.image_size, config.channels))
+    )
+    height, width = config.image_size
+    raise UserError(
+        f"the images are {have}, the model is for {want}: load them with --image-size {height}x{width} "
+        f"--channels {config.channels}, or choose other data"
+    )
+
+
+@contextmanager
+def evaluating(denoiser: DenoiserLike) -> Iterator[None]:
+    """Eval mode, undone afterwards."""
+    if not isinstance(denoiser, torch.nn.Module):
+        yield
+        return
+    was_training = denoiser.training
+    denoiser.eval()
+    try:
+        yield
+    finally:
+        denoiser.train(was_training)
