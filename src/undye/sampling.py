@@ -55,8 +55,9 @@ def sample(
     Args:
         denoiser: the model; it runs on the device it is on, and is put into eval mode while sampling.
         n: number of images.
-        sampler: "ddim", "ancestral", or a Sampler object.
-        steps: number of network calls per image; None: 50 (at most T), and all T for ancestral.
+        sampler: "ddim", "ancestral", "langevin", or a Sampler object.
+        steps: steps of the grid; None: 50 (at most T), all T for ancestral, 200 for langevin. A network call each,
+            and for langevin several.
         seed: sample i is a function of (seed, i): `n` and `batch_size` do not change it, to float32 rounding.
         grid: how the steps are spread over the times: "uniform" or "quadratic".
         label: one class for all, or one for each image; None: no class.

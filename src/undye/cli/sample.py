@@ -22,10 +22,10 @@ class SampleArgs:
     """grid.png, samples.npz (array `images`), or a folder (one PNG per image)."""
     n: int = 16
     """How many images."""
-    sampler: Literal["ddim", "ancestral"] = "ddim"
-    """ddim (deterministic, few steps) or ancestral (the paper's Algorithm 2)."""
+    sampler: Literal["ddim", "ancestral", "langevin"] = "ddim"
+    """ddim (deterministic, few steps), ancestral (the paper's Algorithm 2) or langevin (annealed Langevin dynamics)."""
     steps: int | None = None
-    """Network calls per image; without it 50, and all T for ancestral."""
+    """Steps of the grid; without it 50, all T for ancestral, 200 for langevin. A network call each; langevin more."""
     grid: Literal["uniform", "quadratic"] = "uniform"
     """How the steps are spread over the times: uniform or quadratic."""
     seed: int = 0
@@ -33,7 +33,11 @@ class SampleArgs:
     eta: float | None = None
     """ddim: 0 (the default) is deterministic, 1 as random as ancestral."""
     variance: Literal["fixed_small", "fixed_large", "learned_range", "learned"] | None = None
-    """ancestral: fixed_small or fixed_large; without it the model's own."""
+    """ancestral: fixed_small or fixed_large, or what the model has learned; without it the model's own."""
+    repeats: int | None = None
+    """langevin: steps at each noise level (5)."""
+    step_size: float | None = None
+    """langevin: length of a step, in units of the noise's variance (0.3)."""
     clip: bool | None = None
     """Clip the predicted x_0 to [-1, 1] at each step; without it as the model says."""
     label: str = ""
@@ -73,7 +77,9 @@ def main(args: list[str]) -> int:
     denoiser = load(a.model, pick_device(a.device or None))
     request = SampleRequest(
         n=a.n,
-        sampler=with_options(a.sampler, eta=a.eta, variance=a.variance, clip=a.clip),
+        sampler=with_options(
+            a.sampler, eta=a.eta, variance=a.variance, repeats=a.repeats, step_size=a.step_size, clip=a.clip
+        ),
         steps=a.steps,
         grid=a.grid,
         seed=a.seed,
