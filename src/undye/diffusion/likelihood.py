@@ -8,11 +8,13 @@ logarithms of the normal distribution on the side of the mean where they do not 
 """
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64, Real
 from torch import Tensor
-from torch.special import log_ndtr
+from torch.autograd.function import FunctionCtx
+from torch.special import erfcx
 
 from undye.diffusion.process import like
 from undye.diffusion.schedule import NoiseSchedule
@@ -25,11 +27,11 @@ LEVELS = 256
 
 
 def gaussian_kl(
-    mean_1: Float[Tensor, "*shape"],
-    log_var_1: Float[Tensor, "*shape"],
-    mean_2: Float[Tensor, "*shape"],
-    log_var_2: Float[Tensor, "*shape"],
-) -> Float[Tensor, "*shape"]:
+    mean_1: Float[Tensor, "*#shape"],
+    log_var_1: Float[Tensor, "*#shape"],
+    mean_2: Float[Tensor, "*#shape"],
+    log_var_2: Float[Tensor, "*#shape"],
+) -> Float[Tensor, "..."]:
     """KL(N(mean_1, var_1) || N(mean_2, var_2)) in nats, number by number."""
     ratio = log_var_1 - log_var_2
     return 0.5 * (ratio.expm1() - ratio + (mean_1 - mean_2).square() * (-log_var_2).exp())
@@ -87,8 +89,8 @@ def step_kl(
 
 
 def discretised_gaussian_nll(
-    x_0: Float[Tensor, "*shape"], mean: Float[Tensor, "*shape"], log_var: Float[Tensor, "*shape"]
-) -> Float[Tensor, "*shape"]:
+    x_0: Float[Tensor, "*#shape"], mean: Float[Tensor, "*#shape"], log_var: Float[Tensor, "*#shape"]
+) -> Float[Tensor, "..."]:
     """L_0 for each number in nats: -log of the mass that N(mean, var) gives to the pixel's bin, Ho et al. 2020, Eq. 13.
 
     The bin of a level reaches half a level to each side; those of the lowest and the highest go on to infinity, so the
@@ -129,10 +131,32 @@ def _log_narrow(middle: Tensor, width: Tensor) -> Tensor:
 
 
 def gaussian_nll(
-    x_0: Float[Tensor, "*shape"], mean: Float[Tensor, "*shape"], log_var: Float[Tensor, "*shape"]
-) -> Float[Tensor, "*shape"]:
+    x_0: Float[Tensor, "*#shape"], mean: Float[Tensor, "*#shape"], log_var: Float[Tensor, "*#shape"]
+) -> Float[Tensor, "..."]:
     """L_0 of continuous data for each number in nats: -log N(x_0; mean, var). A density, so it may be negative."""
     return 0.5 * ((x_0 - mean).square() * (-log_var).exp() + log_var + math.log(2 * math.pi))
+
+
+class _LogNdtr(torch.autograd.Function):
+    """Log of the normal distribution function, with a derivative that survives its tail.
+
+    torch's own is exp(-x^2 / 2 - log_ndtr(x)), the exponential of a difference of two large numbers.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.special.log_ndtr(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grads[0] * math.sqrt(2 / math.pi) / erfcx(-x * math.sqrt(0.5))
+
+
+def log_ndtr(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Log of the standard normal distribution function."""
+    return _LogNdtr.apply(x)
 
 
 def log1mexp(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
