@@ -1,6 +1,7 @@
 """The Denoiser: all that samplers, likelihood, editing and codec know of a model."""
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -146,31 +147,44 @@ def signal_warning(config: ScheduleConfig, second_moment: float = IMAGE_SECOND_M
     end = terminal(build_schedule(config), second_moment)
     if not end.leaves_signal:
         return None
-    fixes = ["the cosine schedule", "zero_terminal_snr with v or x_0 prediction"]
-    if config.name != "cosine" and not config.rescale_betas:
-        enough = _enough_steps(config, second_moment)
-        fixes = ["rescale_betas", *([f"at least {enough} steps"] if enough else []), *fixes]
+    fixes = [words for words, fixed in _fixes(config, second_moment) if not _leaves_signal(fixed, second_moment)]
+    advice = f": use {' or '.join(filter(None, [', '.join(fixes[:-1]), *fixes[-1:]]))}" if fixes else ""
     return (
         f"the {config.name} schedule of {config.num_steps} steps leaves {end.alpha_bar:.2g} of the signal's power at T "
         f"(log-SNR {end.log_snr:.1f}, prior term {end.prior_bits_per_dim:.2g} bits/dim), but samples start from pure "
-        f"noise: use {', '.join(fixes[:-1])} or {fixes[-1]}"
+        f"noise{advice}"
     )
+
+
+def _fixes(config: ScheduleConfig, second_moment: float) -> Iterator[tuple[str, ScheduleConfig]]:
+    """What may be done about a schedule that leaves signal, in words and as a schedule; not all helps every one."""
+    if config.name != "cosine":
+        if not config.rescale_betas:
+            yield "rescale_betas", replace(config, rescale_betas=True)
+        if (enough := _enough_steps(config, second_moment)) is not None:
+            yield f"at least {enough} steps", replace(config, num_steps=enough)
+        yield "the cosine schedule", ScheduleConfig(name="cosine", num_steps=config.num_steps)
+    yield "zero_terminal_snr with v or x_0 prediction", replace(config, zero_terminal_snr=True)
+
+
+def _leaves_signal(config: ScheduleConfig, second_moment: float) -> bool:
+    """Whether a schedule leaves signal at T, or is none."""
+    try:
+        return terminal(build_schedule(config), second_moment).leaves_signal
+    except ValueError:
+        return True
 
 
 def _enough_steps(config: ScheduleConfig, second_moment: float) -> int | None:
     """The smallest number of steps with these betas that leaves no signal; None if it is above 100,000."""
-
-    def leaves(num_steps: int) -> bool:
-        return terminal(build_schedule(replace(config, num_steps=num_steps)), second_moment).leaves_signal
-
-    low, high = config.num_steps, 2 * config.num_steps
-    while leaves(high):
-        low, high = high, 2 * high
-        if high > 100_000:
-            return None
+    low, high = config.num_steps, 100_000
+    # rescaled betas add the same noise for any number of steps
+    if config.rescale_betas or low >= high or _leaves_signal(replace(config, num_steps=high), second_moment):
+        return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if leaves(middle) else (low, middle)
+        leaves = _leaves_signal(replace(config, num_steps=middle), second_moment)
+        low, high = (middle, high) if leaves else (low, middle)
     return high
 
 

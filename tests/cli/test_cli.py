@@ -246,3 +246,108 @@ def test_a_full_disk_is_one_line(
     out = str(tmp_path / "x.png")
     assert "No space left" in fails(capsys, "sample", str(run_folder), "--n", "1", "--steps", "2", "--out", out)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ([], "--data"),
+        (["--data", "{npz}", "--metrics", "fid"], "fid"),
+        (["--data", "{npz}", "--out", "report.txt"], ".json"),
+        (["--data", "{npz}", "--out", "{npz}/report.json"], "is not a folder"),
+        (["--data", "{npz}", "--n", "0"], "at least 1"),
+        (["--data", "{npz}", "--draws", "0"], "at least 1"),
+        (["--data", "{npz}", "--steps", "5000"], "1..1000"),
+        (["--data", "{npz}", "--image-size", "7x8"], "7x8 with 1 channel, the model is for 8x8 with 1 channel"),
+        (["--data", "{npz}", "--image-size", "9"], "--upscale"),
+        (["--data", "{npz}", "--channels", "3"], "8x8 with 3 channels, the model is for 8x8 with 1 channel"),
+        (["--data", "{npz}", "--variance", "learned"], "has not learned"),
+        (["--data", "{npz}", "--metrics", "ode", "--t-min", "0"], "t_min"),
+        (["--data", "nothing"], "nothing"),
+        (["--data", "{npz}", "--dta", "x"], "unknown option"),
+    ],
+)
+def test_wrong_evaluations(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run_folder: Path,
+    args: list[str],
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    npz = str(run_folder.parent / "a.npz")
+    assert says in fails(capsys, "eval", str(run_folder), *(a.replace("{npz}", npz) for a in args))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluation(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    npz, out = str(run_folder.parent / "a.npz"), tmp_path / "new" / "report.json"
+    common = ["eval", str(run_folder), "--data", npz, "--n", "4"]
+    assert main([*common, "--draws", "3", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    for word in ("bits/dim", "prior", "rate", "decoder", "+-", "4 of 12 images", "3 steps drawn", str(out)):
+        assert word in text
+    report = json.loads(out.read_text())
+    total = report["metrics"]["nll"]["bits_per_dim"]["total"]
+    assert f"{total['mean']:.4f}  +- {total['standard_error']:.4f}" in text
+    more = [*common, "--exact", "--steps", "20", "--metrics", "nll", "rate-distortion", "ode", "--labels", "auto"]
+    assert main([*more, "--tolerance", "0.1"]) == 0
+    text = capsys.readouterr().out
+    for word in ("every step", "20 steps", "RMSE", "probability-flow ODE"):
+        assert word in text
+    assert len([line for line in text.splitlines() if line.strip()[:1].isdigit()]) == 11, "Table 4 has its rows"
+
+
+def test_forward_film(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    npz = str(run_folder.parent / "a.npz")
+    args = ["forward", "--data", npz, "--n", "2", "--frames", "3"]
+    assert main([*args, "--out", str(tmp_path / "film.gif")]) == 0
+    assert Image.open(tmp_path / "film.gif").n_frames == 4
+    assert capsys.readouterr().err == ""
+    assert main([*args, "--out", str(tmp_path / "strip.png"), "--schedule.num-steps", "50"]) == 0
+    assert "undye: warning: the linear schedule of 50 steps leaves" in capsys.readouterr().err
+    for wrong, says in [
+        (["--out", "x.mp4"], "x.mp4"),
+        ([], "--out"),
+        (["--out", "x.png", "--n", "0"], "at least 1"),
+        (["--out", "x.png", "--frames", "0"], "at least 1 frame"),
+        (["--out", "x.png", "--schedule.beta-end", "2"], "beta"),
+        (["--out", "x.png", "--schedule.num-steps", "10", "--schedule.rescale-betas"], "at least 21 steps"),
+    ]:
+        assert says in fails(capsys, "forward", "--data", npz, *wrong)
+    assert "--data" in fails(capsys, "forward", "--out", "x.png")
+
+
+def test_training_with_a_learned_variance(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["train", "cpu", "--data", str(run_folder.parent / "a.npz"), *TINY, "--training.steps", "3"]
+    learned = ["--model.variance", "learned_range"]
+    assert "hybrid or vlb" in fails(capsys, *args, *learned, "--out", str(tmp_path / "no"))
+    assert not (tmp_path / "no").exists()
+    for i, extra in enumerate(
+        [
+            [*learned, "--training.objective", "hybrid"],
+            ["--model.variance", "learned", "--training.objective", "vlb", "--training.timesteps", "importance"],
+            ["--model.prediction", "mu", "--training.weighting", "vlb"],
+            ["--model.prediction", "score", "--training.weighting", "snr", "--training.distance", "huber"],
+            ["--model.schedule.zero-terminal-snr", "--training.weighting", "min_snr"],
+        ]
+    ):
+        run = str(tmp_path / str(i))
+        assert main([*args, *extra, "--out", run]) == 0
+        assert main(["sample", run, "--n", "2", "--steps", "3", "--sampler", "ancestral", "--out", f"{run}.png"]) == 0
+    capsys.readouterr()
+    wrong = ["--model.prediction", "eps", "--model.schedule.zero-terminal-snr"]
+    assert "predict v or x_0" in fails(capsys, *args, *wrong, "--out", str(tmp_path / "no"))
+
+
+def test_a_schedule_that_leaves_signal_is_warned_about_once(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["train", "cpu", "--data", str(run_folder.parent / "a.npz"), *TINY, "--training.steps", "2"]
+    short = ["--model.schedule.name", "linear", "--model.schedule.num-steps", "100", "--out", str(tmp_path / "run")]
+    capsys.readouterr()
+    assert main([*args, *short]) == 0
+    assert capsys.readouterr().err.count("undye: warning: the linear schedule of 100 steps leaves 0.36") == 1
+    assert main(["info", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().err.count("warning") == 1

@@ -57,6 +57,8 @@ class EvalArgs:
     """Resize and crop the images to this; without it they stay as they are."""
     channels: Literal[1, 3] | None = None
     """1 or 3; without it 3 if any image has colour."""
+    upscale: bool = False
+    """Enlarge images that are smaller than asked instead of leaving them out."""
     seed: int = 0
     """Names the images that are drawn, and all noise."""
     batch_size: int | None = None
@@ -95,8 +97,8 @@ def main(args: list[str]) -> int:
         report = evaluate(
             a.model, a.data, a.metrics, n=a.n, draws=None if a.exact else a.draws, steps=a.steps, grid=a.grid,
             clip=a.clip, variance=a.variance, tolerance=a.tolerance, t_min=a.t_min, repeats=a.repeats, seed=a.seed,
-            split=a.split, labels=a.labels, image_size=size, channels=a.channels, batch_size=a.batch_size,
-            device=a.device or None, progress=tick,
+            split=a.split, labels=a.labels, image_size=size, channels=a.channels, upscale=a.upscale,
+            batch_size=a.batch_size, device=a.device or None, progress=tick,
         )  # fmt: skip
     finally:
         for bar in bars.values():

@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         with warnings.catch_warnings():
-            # a warning of ours is a line like an error of ours; train has it in its own words, once
+            # a warning of ours is a line like an error of ours
+            warnings.filterwarnings("default", message="the .* schedule of .* leaves")
             warnings.showwarning = _show_warning  # pyrefly: ignore
             return _dispatch(args)
     except UserError as error:

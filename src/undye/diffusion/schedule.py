@@ -75,7 +75,7 @@ class NoiseSchedule:
         """The schedule with sqrt(alpha_bar) shifted and scaled so that nothing of the data is left at T.
 
         Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", Algorithm 1: sqrt(alpha_bar_1)
-        stays, sqrt(alpha_bar_T) becomes zero; here `terminal_alpha_bar`, so that every beta stays below 1 and every
+        stays, sqrt(alpha_bar_T) becomes zero; here `terminal_alpha_bar`, so that every alpha stays above 0 and every
         logarithm finite. A schedule that reaches it by itself comes back as it is. x_T then says nothing of the data:
         predict v or x_0, from which x_0 follows there too; eps is x_T itself and useless at T.
 
@@ -170,16 +170,24 @@ def _linspace(start: float, end: float, num: int) -> Tensor:
     return torch.linspace(start, end, num, dtype=torch.float64, device="cpu")
 
 
-def _ends(num_steps: int, beta_start: float, beta_end: float, rescale_betas: bool) -> tuple[float, float]:
-    """The first and last beta; `rescale_betas` multiplies them by 1000 / T, so that any T adds the same noise in all.
+def _factor(num_steps: int, largest: float, rescale_betas: bool) -> float:
+    """1000 / T if the betas are to be rescaled, so that any T adds the same noise in all; else 1.
 
     Raises:
-        ValueError: if that makes a beta 1 or more.
+        ValueError: if that makes the largest beta 1 or more.
     """
-    factor = 1000 / num_steps if rescale_betas else 1.0
-    if rescale_betas and max(beta_start, beta_end) * factor >= 1:
-        least = int(1000 * max(beta_start, beta_end)) + 1
-        raise ValueError(f"rescale_betas makes a beta of {beta_end * factor:.3g}: use at least {least} steps")
+    if not rescale_betas:
+        return 1.0
+    # a beta that is 1 but for rounding counts as 1
+    least = int(1000 * largest * (1 + 1e-12)) + 1
+    if num_steps < least:
+        raise ValueError(f"rescale_betas makes a beta of {largest * 1000 / num_steps:.3g}: use at least {least} steps")
+    return 1000 / num_steps
+
+
+def _ends(num_steps: int, beta_start: float, beta_end: float, rescale_betas: bool) -> tuple[float, float]:
+    """The first and last beta, rescaled if that is asked for."""
+    factor = _factor(num_steps, max(beta_start, beta_end), rescale_betas)
     return beta_start * factor, beta_end * factor
 
 
@@ -202,7 +210,9 @@ def sqrt(
     num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02, rescale_betas: bool = False
 ) -> NoiseSchedule:
     """beta^2 grows linearly: latent diffusion's `sqrt`, which takes the root of the linear betas."""
-    return NoiseSchedule.from_beta(_linspace(*_ends(num_steps, beta_start, beta_end, rescale_betas), num_steps) ** 0.5)
+    beta = _linspace(beta_start, beta_end, num_steps) ** 0.5
+    # its ends are the roots of beta_start and beta_end: the factor belongs to the betas themselves
+    return NoiseSchedule.from_beta(beta * _factor(num_steps, beta.max().item(), rescale_betas))
 
 
 def sigmoid(

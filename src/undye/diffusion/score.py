@@ -5,6 +5,7 @@ y = x / sqrt(alpha_bar) = x_0 + sigma eps of variance-exploding models (sigma^2 
 time itself. A network that knows eps knows the score in each of them.
 """
 
+import torch
 from jaxtyping import Float, Float64, Real
 from torch import Tensor
 
@@ -30,7 +31,9 @@ def sigma_at(log_alpha_bar: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shap
 
 def log_alpha_bar_at_sigma(sigma: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
     """The inverse of `sigma_at`: alpha_bar = 1 / (1 + sigma^2). With `NoiseSchedule.time_at` it gives the time."""
-    return -(sigma.square()).log1p()
+    # above 1 with sigma^2 taken out, which may be too large for a number where sigma is not
+    large = 2 * sigma.log() + sigma.reciprocal().square().log1p()
+    return -torch.where(sigma > 1, large, sigma.square().log1p())
 
 
 def to_sigma_space(x_t: Float[Tensor, "b c h w"], log_alpha_bar: Float64[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
@@ -55,7 +58,8 @@ def probability_flow(
 ) -> Float[Tensor, "b c h w"]:
     """dx/dt of the ODE with the marginals of the process: Song et al. 2021, Eq. 13, with f = -beta x / 2, g^2 = beta.
 
-    -beta(t) / 2 (x + score), where -beta(t) = d log alpha_bar / dt. In sigma space it is dy/dsigma = eps.
+    -beta(t) / 2 (x + score), where -beta(t) = d log alpha_bar / dt. In sigma space it is dy/dsigma = eps, which is
+    smooth, while beta(t) jumps at integers: solve this one from integer to integer.
     """
     score = score_from_eps(eps, schedule.log_alpha_bar_at(t))
     return like(0.5 * schedule.drift_at(t), x_t) * (x_t + score)

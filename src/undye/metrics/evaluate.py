@@ -89,6 +89,7 @@ def evaluate(
     labels: Literal["auto", "folders", "none"] = "none",
     image_size: tuple[int, int] | None = None,
     channels: Literal[1, 3] | None = None,
+    upscale: bool = False,
     batch_size: int | None = None,
     device: str | None = None,
     progress: ProgressOf | None = None,
@@ -113,6 +114,7 @@ def evaluate(
         labels: give the model the images' classes: none, those of sub-folders, or those that the data bring.
         image_size: (height, width) to resize the images to; None: as they are.
         channels: 1 or 3; None: 3 if any image has colour.
+        upscale: enlarge images that are smaller than `image_size` instead of leaving them out.
         batch_size: network inputs at a time.
         device: where to compute, for a model that is loaded here; None: the best there is.
         progress: called with (metric, done, total).
@@ -134,7 +136,7 @@ def evaluate(
         folder = find_checkpoint(str(model))
         denoiser, about = load(folder, pick_device(device)), {"checkpoint": str(folder), **read_about(folder)}
     source = load_images(
-        data, split=split, image_size=image_size, channels=channels, labels=labels,
+        data, split=split, image_size=image_size, channels=channels, labels=labels, upscale=upscale,
         progress=None if progress is None else lambda done, total: progress("loading", done, total),
     )  # fmt: skip
     return {

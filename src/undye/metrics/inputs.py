@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from undye.data.pixels import to_signed
@@ -16,7 +15,8 @@ from undye.errors import UserError
 from undye.samplers import DenoiserLike
 from undye.samplers.guidance import Conditioned, class_labels
 
-Images = UInt8[np.ndarray, "n h w c"] | Float[Tensor, "n c h w"]
+Images = np.ndarray | Tensor
+"""uint8 (N, H, W, C), or real numbers (N, C, H, W) in [-1, 1]. Anything else is the user's to mend."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def ode_bits_per_dim(
     images: Images,
     *,
     label: int | Sequence[int] | None = None,
-    trace: Literal["hutchinson", "exact"] = "hutchinson",
+    trace: str = "hutchinson",
     repeats: int = 1,
     tolerance: float = 1e-3,
     t_min: float = 0.1,
