@@ -84,8 +84,8 @@ def main() -> None:
         [
             "# The exact variational bound beside the bare network calls",
             "",
-            f"`{command}`, torch {torch.__version__}, {platform.machine()}, {args.threads} threads. Time of all T = 1000",
-            "terms of each image, over that of the network calls alone; float32.",
+            f"`{command}`, torch {torch.__version__}, {platform.machine()}.",
+            "Time of all T = 1000 terms of each image, over that of the network calls alone; float32.",
             "",
             "| network | median ratio | range | bare call |",
             "|---|---|---|---|",

@@ -28,11 +28,13 @@ def main(args: list[str]) -> int:
         raise UserError(f"no model at {a.model}: give a run folder or a checkpoint folder")
 
     from undye.checkpoint.native import WEIGHTS, find_checkpoint, load, read_about
+    from undye.diffusion.terminal import terminal
     from undye.structure import unstructure
 
     folder = find_checkpoint(a.model)
     denoiser = load(folder)
     config, schedule = denoiser.config, denoiser.schedule
+    end = terminal(schedule)
     facts = {
         "checkpoint": str(folder),
         "parameters": sum(p.numel() for p in denoiser.network.parameters()),
@@ -40,7 +42,7 @@ def main(args: list[str]) -> int:
         "resumable": (folder / "train_state").is_dir(),
         "about": read_about(folder),
         "model": unstructure(config),
-        "terminal_log_snr": schedule.log_snr[-1].item(),
+        "terminal": vars(end),
     }
     if a.json:
         print(json.dumps(facts, indent=2))
@@ -64,7 +66,8 @@ def main(args: list[str]) -> int:
         },
         "predicts": config.prediction,
         "variance": config.variance,
-        "schedule": f"{config.schedule.name}, T = {schedule.num_steps}, log-SNR at T {schedule.log_snr[-1]:.2f}",
+        "schedule": f"{config.schedule.name}, T = {schedule.num_steps}, log-SNR at T {end.log_snr:.2f}",
+        "  prior term": f"{end.prior_bits_per_dim:.2g} bits/dim",
         "resumable": "yes" if facts["resumable"] else "no",
     }
     width_of_keys = max(map(len, rows))
