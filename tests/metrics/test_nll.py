@@ -103,6 +103,17 @@ def test_an_image_is_measured_alike_in_any_batch(draws):
     np.testing.assert_array_equal(other.prior, whole.prior)
 
 
+@pytest.mark.parametrize("draws", [None, 3])
+def test_planning_a_few_calls_at_a_time_changes_nothing(draws, monkeypatch):
+    denoiser, images, ticks = model(), pixels(5), []
+    whole = bits_per_dim(denoiser, images, draws=draws)
+    monkeypatch.setattr("undye.metrics.nll.GROUP", 2 * T)
+    parts = bits_per_dim(denoiser, images, draws=draws, progress=lambda done, total: ticks.append((done, total)))
+    np.testing.assert_allclose(parts.per_step, whole.per_step, rtol=1e-4, atol=1e-9)
+    np.testing.assert_array_equal(parts.grid, whole.grid)
+    assert ticks[-1] == (5 * (T if draws is None else 4),) * 2
+
+
 def test_chains_along_grids():
     """Fewer, longer steps: the terms stand at their times, and a grid by name is that grid by numbers."""
     denoiser, images = model(), pixels(2)

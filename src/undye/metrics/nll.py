@@ -26,6 +26,9 @@ from undye.samplers import DenoiserLike
 from undye.samplers.base import pairs as grid_pairs
 from undye.samplers.grid import make_grid
 
+GROUP = 200_000
+"""Network calls planned at a time."""
+
 UNIFORM_SHARE = 0.1
 """Share of the Monte Carlo draws that are uniform over t, so that no weight exceeds 10."""
 
@@ -155,15 +158,24 @@ def bits_per_dim(
         raise UserError(f"the number of draws must be at least 1, got {draws}")
     clip = denoiser.config.clip_x_0 if clip is None else clip
     kind = variance or denoiser.config.variance
-    visits = _every_step(inputs, times) if draws is None else _drawn(inputs, times, denoiser, draws, seed, first_index)
     terms = _Terms.empty(len(inputs), denoiser.schedule.num_steps)
     size = inputs.batch_size(batch_size)
+    each = len(times) - 1 if draws is None else min(draws, (len(times) - 2) * draws) + 1
+    done, total = 0, each * len(inputs)
+    # a whole number of batches at a time: lists of all (image, t) would be as large as the answer
+    group = max(1, GROUP // each)
     with evaluating(denoiser), torch.inference_mode():
-        for start in range(0, len(visits.image), size):
-            some = visits.some(slice(start, start + size))
-            _visit(denoiser, inputs, some, terms, clip, kind, seed, first_index)
-            if progress is not None:
-                progress(min(start + size, len(visits.image)), len(visits.image))
+        for low in range(0, len(inputs), group):
+            rows = torch.arange(low, min(low + group, len(inputs)))
+            visits = (
+                _every_step(rows, times) if draws is None else _drawn(rows, times, denoiser, draws, seed, first_index)
+            )
+            for start in range(0, len(visits.image), size):
+                some = visits.some(slice(start, start + size))
+                _visit(denoiser, inputs, some, terms, clip, kind, seed, first_index)
+                done += len(some.image)
+                if progress is not None:
+                    progress(done, total)
     top = denoiser.schedule.log_alpha_bar_at(times[:1]).expand(len(inputs))
     prior = likelihood.prior_kl(top, inputs.x_0.double().square().mean(dim=(1, 2, 3)))
     bits = likelihood.BITS_PER_NAT
@@ -217,26 +229,26 @@ def _times(schedule: NoiseSchedule, steps: int | None, grid: str | Tensor) -> Te
     return grid.long()
 
 
-def _every_step(inputs: Inputs, times: Tensor) -> _Visits:
-    n, k = len(inputs), len(times) - 1
+def _every_step(rows: Tensor, times: Tensor) -> _Visits:
+    n, k = len(rows), len(times) - 1
     before = torch.cat([times[:1], times[:-2]])  # the first step has none before it, and says so by before = t
-    image = torch.arange(n).repeat_interleave(k)
+    image = rows.repeat_interleave(k)
     t, s, before = (column.repeat(n) for column in (times[:-1], times[1:], before))
     return _Visits(image, t, s, before, torch.zeros_like(t), torch.ones(n * k, dtype=torch.float64))
 
 
-def _drawn(inputs: Inputs, times: Tensor, denoiser: DenoiserLike, draws: int, seed: int, first: int) -> _Visits:
+def _drawn(rows: Tensor, times: Tensor, denoiser: DenoiserLike, draws: int, seed: int, first: int) -> _Visits:
     """The last step of each image, and `draws` others, systematically drawn: a random start and even spacing.
 
     The KL of a step is about half the error of eps times the step's length in log-SNR, and that error changes by little
     over the chain where the length changes by orders of magnitude; so steps are drawn by their length in log-SNR.
     """
-    n, k = len(inputs), len(times) - 1
+    n, k = len(rows), len(times) - 1
     log_snr = denoiser.schedule.log_snr[times[:-1]]
     length = log_snr.diff()  # of all steps but the last
     p = length / length.sum() * (1 - UNIFORM_SHARE) + UNIFORM_SHARE / max(1, k - 1)
     edges = p.cumsum(0).numpy()
-    starts = np.array([keyed.uniform(seed, Stream.LIKELIHOOD_TIME, first + i) for i in range(n)])
+    starts = np.array([keyed.uniform(seed, Stream.LIKELIHOOD_TIME, first + i) for i in rows.tolist()])
     if k == 1:
         draws = 0
     u = (starts[:, None] + np.arange(draws)) / max(1, draws)
@@ -248,7 +260,7 @@ def _drawn(inputs: Inputs, times: Tensor, denoiser: DenoiserLike, draws: int, se
     before = torch.cat([times[:1], times[:-2]])
     draw = torch.arange(draws + 1).repeat(n)
     return _Visits(
-        torch.arange(n).repeat_interleave(draws + 1),
+        rows.repeat_interleave(draws + 1),
         times[:-1][index], times[1:][index], before[index],
         draw * (times[1:][index] > 0), torch.from_numpy(weight).flatten(),
     )  # fmt: skip
