@@ -186,8 +186,9 @@ def vlb_term(
         terms[here] = likelihood.step_kl(denoiser.schedule, error, t[rows], s[rows], some_var)
     if (rows := last.nonzero().flatten()).numel():
         here = rows.to(x_0.device)
-        spread = like(log_var[rows], x_0) if log_var.ndim == 1 else log_var[here]
-        terms[here] = likelihood.discretised_gaussian_nll(x_0[here], out.x_0[here], spread.float())
+        some_x_0 = x_0[here]
+        spread = like(log_var[rows], some_x_0).expand_as(some_x_0) if log_var.ndim == 1 else log_var[here].float()
+        terms[here] = likelihood.discretised_gaussian_nll(some_x_0, out.x_0[here], spread)
     return terms.mean(dim=(1, 2, 3)) * likelihood.BITS_PER_NAT
 
 

@@ -4,11 +4,17 @@ from dataclasses import replace
 
 import pytest
 
+from undye.config import ModelConfig
+from undye.diffusion.variance import LEARNED
+from undye.diffusion.weighting import VLB, WEIGHTINGS
 from undye.errors import UserError
+from undye.objective import DISTANCES, OBJECTIVES, HybridObjective, SimpleObjective
 from undye.presets import MODEL_PRESETS
 from undye.structure import structure, unstructure
+from undye.timesteps import TIMESTEPS, Importance
 from undye.training.presets import run_preset
 from undye.training.run import CheckpointConfig, PreviewConfig, RunConfig, TrainingConfig, parse_duration
+from undye.training.session import build_objective
 
 
 @pytest.mark.parametrize(
@@ -43,6 +49,60 @@ def test_unreadable_durations(text: str) -> None:
 def test_settings_out_of_range_are_errors(make) -> None:
     with pytest.raises(UserError):
         make()
+
+
+def run_config(variance: str, **training) -> RunConfig:
+    return RunConfig(model=ModelConfig(variance=variance), training=TrainingConfig(**training))
+
+
+@pytest.mark.parametrize(
+    ("variance", "training", "match"),
+    [
+        ("fixed_small", {"objective": "hybrid"}, "learned_range or learned"),
+        ("fixed_large", {"objective": "hybrid"}, "learned_range or learned"),
+        ("learned_range", {"weighting": "vlb", "objective": "hybrid"}, "fixed variances"),
+        ("learned", {"weighting": "vlb", "objective": "hybrid"}, "fixed variances"),
+        ("fixed_large", {"objective": "vlb", "distance": "l1"}, "its own distance"),
+        ("learned", {"objective": "vlb", "distance": "huber"}, "its own distance"),
+        ("fixed_large", {"objective": "vlb", "weighting": "min_snr"}, "its own distance"),
+        ("fixed_large", {"objective": "vlb", "weighting": "vlb"}, "its own distance"),
+    ],
+)
+def test_objectives_that_do_not_fit_the_model_are_errors(variance: str, training: dict, match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        run_config(variance, **training)
+
+
+@pytest.mark.parametrize("variance", LEARNED)
+def test_the_simple_loss_does_not_train_a_variance(variance: str) -> None:
+    """Not at once: a run that only begins with --init may be given its variance by the model."""
+    with pytest.raises(UserError, match=f"does not train {variance}"):
+        build_objective(run_config(variance))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("timesteps", TIMESTEPS)
+def test_the_objective_is_the_one_that_was_asked_for(objective: str, timesteps: str) -> None:
+    variance = "learned" if objective == "hybrid" else "fixed_small"
+    built = build_objective(run_config(variance, objective=objective, timesteps=timesteps, label_drop=0.3))
+    assert (built.name, built.timesteps.name, built.label_drop) == (objective, timesteps, 0.3)
+    if isinstance(built.timesteps, Importance):
+        assert len(built.timesteps.probabilities()) == 1000
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_the_distance_and_the_weighting_are_those_that_were_asked_for(weighting: str, distance: str) -> None:
+    for variance in ("fixed_small", "fixed_large"):
+        built = build_objective(run_config(variance, weighting=weighting, distance=distance))
+        assert isinstance(built, SimpleObjective)
+        assert (built.weighting.name, built.distance) == (weighting, distance)
+        if isinstance(built.weighting, VLB):
+            assert built.weighting.variance == variance, "Eq. 12 has the model's variance in it"
+    if weighting != "vlb":
+        built = build_objective(run_config("learned", weighting=weighting, distance=distance, objective="hybrid"))
+        assert isinstance(built, HybridObjective)
+        assert (built.weighting.name, built.distance) == (weighting, distance)
 
 
 @pytest.mark.parametrize("name", sorted(MODEL_PRESETS))

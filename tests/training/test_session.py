@@ -5,15 +5,17 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import undye
 from undye.checkpoint.native import checkpoints, find_checkpoint
+from undye.config import VarianceName
 from undye.errors import UserError
 from undye.training.events import BudgetSet, Event, Finished, Logged, Notice, Previewed, Saved, Started, StepDone
 from undye.training.run import RunConfig
@@ -69,6 +71,39 @@ def test_a_stopped_run_goes_on_to_the_same_weights(quiet: RunConfig, tmp_path: P
     assert [c.name for c in checkpoints(tmp_path / "stopped")] == ["4", "5"]
     run(quiet, tmp_path / "stopped", resume=True)
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+
+
+@pytest.mark.parametrize("stop", [2, 5, 11])
+def test_importance_sampling_goes_on_with_what_it_remembers(quiet: RunConfig, tmp_path: Path, stop: int) -> None:
+    """Stopped before every t has been seen ten times, and after: the same draws, so the same weights, bit by bit."""
+    model = replace(quiet.model, schedule=replace(quiet.model.schedule, num_steps=4))
+    training = replace(quiet.training, timesteps="importance", batch_size=16)
+    config = replace(quiet, model=model, training=training, checkpoint=replace(quiet.checkpoint, every=100))
+    run(config, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(config, tmp_path / "stopped", listeners=[stop_at(stop)])
+    state = weights(tmp_path / "stopped")
+    assert state["timesteps.seen"].sum() == 16 * stop
+    assert bool((state["timesteps.seen"] >= 10).all()) == (stop >= 5), "not warm at the first stop, warm at the others"
+    run(config, tmp_path / "stopped", resume=True)
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+    uniform = replace(config, training=replace(training, timesteps="uniform"))
+    run(uniform, tmp_path / "uniform")
+    end, other = weights(tmp_path / "whole"), weights(tmp_path / "uniform")
+    assert any(not torch.equal(end[name], value) for name, value in other.items() if name.startswith("weights.")), (
+        "what it has learned must have made a difference"
+    )
+
+
+def test_a_checkpoint_without_the_history_of_losses_is_damaged(quiet: RunConfig, tmp_path: Path) -> None:
+    config = replace(quiet, training=replace(quiet.training, timesteps="importance"))
+    with pytest.raises(Interrupted):
+        run(config, tmp_path / "run", listeners=[stop_at(2)])
+    path = find_checkpoint(tmp_path / "run") / "train_state" / "tensors.safetensors"
+    tensors = {k: v for k, v in load_file(path).items() if not k.startswith("timesteps.")}
+    save_file(tensors, path)
+    with pytest.raises(UserError, match="history of losses"):
+        run(config, tmp_path / "run", resume=True)
 
 
 def test_resume_without_a_checkpoint_starts_and_on_a_finished_run_does_nothing(
@@ -204,6 +239,27 @@ def test_a_loss_that_is_not_finite_stops_the_run(quiet: RunConfig, tmp_path: Pat
     wild = replace(quiet, training=replace(quiet.training, lr=1e30, warmup=0, grad_clip=0.0))
     with pytest.raises(UserError, match="not finite at step"):
         run(wild, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("objective", "variance"),
+    [("vlb", "fixed_large"), ("vlb", "learned"), ("hybrid", "learned_range"), ("hybrid", "learned")],
+)
+def test_the_bound_trains_models_of_every_variance(
+    quiet: RunConfig, tmp_path: Path, objective: Literal["vlb", "hybrid"], variance: VarianceName
+) -> None:
+    """With muon and dropout as any other run; the model comes back and is sampled with the variance it has learned."""
+    config = replace(
+        quiet,
+        model=replace(quiet.model, variance=variance),
+        training=replace(quiet.training, objective=objective, timesteps="importance"),
+    )
+    events: list[Event] = []
+    run(config, tmp_path / "run", listeners=[events.append])
+    assert all(e.loss > 0 for e in events if isinstance(e, StepDone))
+    denoiser = undye.load(tmp_path / "run")
+    assert denoiser.config.variance == variance
+    assert undye.sample(denoiser, n=2, sampler="ancestral", steps=3).shape == (2, 8, 8, 1)
 
 
 def test_learned_range_needs_another_objective(quiet: RunConfig, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The loop's step: schedule of the learning rate, clipping, learning."""
 
+import copy
 import math
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -9,6 +11,7 @@ from accelerate import Accelerator
 
 from undye.denoiser import Denoiser
 from undye.objective import SimpleObjective
+from undye.timesteps import Importance
 from undye.training.batches import BatchStream
 from undye.training.run import RunConfig, TrainingConfig
 from undye.training.session import build_model, load_data
@@ -58,6 +61,33 @@ def test_a_step_is_adam_on_the_clipped_gradient(quiet: RunConfig) -> None:
     assert norm > 1e-3, "the clipping must have had something to do"
     for a, b in zip(t.denoiser.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_losses_are_weighted_by_how_rarely_their_times_are_drawn(quiet: RunConfig) -> None:
+    """1 / (T p(t)) in the mean and in the gradient, and not in what the sampler is told."""
+    num_steps = 4
+    config = replace(quiet, model=replace(quiet.model, schedule=replace(quiet.model.schedule, num_steps=num_steps)))
+    t, stream = trainer(config, optimizer="adam", warmup=0, grad_clip=0.0)
+    preferring = Importance(num_steps, history=1)
+    preferring.observe(torch.arange(1, 5), torch.tensor([8.0, 4.0, 2.0, 1.0]))
+    t.objective = SimpleObjective(timesteps=preferring)
+    batch = stream.at(0)
+    draw = t.objective.draw((1, 8, 8), num_steps, 0, 0, batch.examples)
+    twin = copy.deepcopy(t.denoiser)
+    torch.manual_seed(7)
+    losses = t.objective.loss(twin, batch.x_0, draw)
+    weighted = (losses * draw.weight.float()).mean()
+    weighted.backward()
+    norm = math.sqrt(sum(float(p.grad.double().square().sum()) for p in twin.parameters() if p.grad is not None))
+    torch.manual_seed(7)
+    done = next(iter(t.steps([batch])))
+    assert done.loss == pytest.approx(weighted.item(), rel=1e-5)
+    assert done.loss != pytest.approx(losses.mean().item(), rel=0.01), "the weights make a difference"
+    assert done.grad_norm == pytest.approx(norm, rel=1e-4)
+    told = preferring.state()["losses"].flatten()
+    for time in draw.t.unique().tolist():
+        last = losses[draw.t == time][-1].item()
+        assert told[time - 1].item() == pytest.approx(last, rel=1e-5)
 
 
 def test_the_loss_falls(quiet: RunConfig) -> None:

@@ -74,7 +74,7 @@ def ode_bits_per_dim(
         seed: the noise of image i and repeat k is a function of (seed, first_index + i, k) alone.
         first_index: number of the first image.
         batch_size: images at a time; None: chosen from their size. It touches the result within the tolerance only.
-        progress: called with (image repeats done, image repeats in all).
+        progress: called with (image repeats done, image repeats in all), and between, as paths are followed.
 
     Raises:
         UserError: for images, labels or settings that do not fit the model.
@@ -96,15 +96,19 @@ def ode_bits_per_dim(
                 if inputs.discrete:
                     y = y + _noise(y, seed, Stream.DEQUANTISATION, numbers, k, "uniform") * (2 / (LEVELS - 1))
                 probe = _noise(y, seed, Stream.TRACE_PROBE, numbers, k, "sign") if trace == "hutchinson" else None
+                before, total_images = k * len(inputs) + start, repeats * len(inputs)
+
+                def along(share: float, before: int = before, here: int = len(rows), n: int = total_images) -> None:
+                    if progress is not None:
+                        progress(before + int(share * here), n)
+
                 log_p, took = log_density(
-                    inputs.model(denoiser, rows), y, probe, t_min, tolerance, inputs.x_0.dtype, inputs.device
+                    inputs.model(denoiser, rows), y, probe, t_min, tolerance, inputs.x_0.dtype, inputs.device, along
                 )
                 if inputs.discrete:
                     log_p = log_p + inputs.dims * math.log(2 / (LEVELS - 1))
                 total[k, start : start + len(rows)] = -log_p.numpy() / (inputs.dims * math.log(2))
                 calls += took * len(rows)
-                if progress is not None:
-                    progress(k * len(inputs) + start + len(rows), repeats * len(inputs))
     error = total.std(0, ddof=1) / math.sqrt(repeats) if repeats > 1 else np.full(len(inputs), math.nan)
     return OdeBitsPerDim(total.mean(0), error, calls / total.size)
 
@@ -117,6 +121,7 @@ def log_density(
     tolerance: float,
     dtype: torch.dtype,
     device: torch.device,
+    along: Callable[[float], None] | None = None,
 ) -> tuple[Tensor, int]:
     """(log p(y) in nats, (B,); network calls) of the ODE's density at t_min in sigma space.
 
@@ -128,6 +133,7 @@ def log_density(
         tolerance: of the solver.
         dtype: what the model computes in.
         device: where it does.
+        along: told, as the path is followed, how much of it is done, 0 to 1.
     """
     schedule, dims = model.schedule, y[0].numel()
     ends = schedule.log_alpha_bar_at(torch.tensor([t_min, float(schedule.num_steps)], dtype=torch.float64))
@@ -144,7 +150,12 @@ def log_density(
             trace = _trace(eps, here, None if probe is None else probe.to(here))
         return sigma * eps.detach().cpu().double(), sigma * trace.cpu().double()
 
-    solution = solve(derivative, (y, torch.zeros(len(y), dtype=torch.float64)), start, end, tolerance)
+    def on_step(u: float) -> None:
+        if along is not None:
+            along((u - start) / (end - start))
+
+    nothing = torch.zeros(len(y), dtype=torch.float64)
+    solution = solve(derivative, (y, nothing), start, end, tolerance, on_step=on_step)
     y_T, change = solution.state
     a = like((0.5 * ends[1:]).exp().expand(len(y)), y_T)
     log_prior = -0.5 * (a * y_T).square().sum(dim=(1, 2, 3)) - 0.5 * dims * math.log(2 * math.pi)
