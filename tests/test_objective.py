@@ -379,3 +379,12 @@ def test_draws_are_weighted_as_the_timesteps_say():
     x_0 = torch.zeros(400, *SHAPE)
     unweighted = replace(given, weight=torch.ones(400, dtype=torch.float64))
     assert torch.equal(objective.loss(denoiser, x_0, given), objective.loss(denoiser, x_0, unweighted))
+
+
+def test_without_a_null_label_none_is_dropped():
+    """A class table as OpenAI's: there is no row that a dropped label could become."""
+    denoiser = model(num_classes=7, null_label=False)
+    given = replace(draw(range(4)), keep_label=torch.zeros(4, dtype=torch.bool))
+    label = torch.tensor([6, 5, 0, 1])
+    SimpleObjective().loss(denoiser, torch.zeros(4, *SHAPE), given, label)
+    assert denoiser.network.label.tolist() == label.tolist()

@@ -10,7 +10,12 @@ SCHEMA_VERSION = 1
 PredictionName = Literal["eps", "x_0", "v", "mu", "score"]
 VarianceName = Literal["fixed_small", "fixed_large", "learned_range", "learned"]
 ScheduleName = Literal["linear", "scaled_linear", "cosine", "sqrt", "sigmoid"]
-TimeInput = Literal["zero_based", "per_mille"]
+TimeInput = Literal["zero_based", "per_mille", "zero_based_per_mille"]
+ResampleName = Literal["conv", "resblock", "pool"]
+PaddingName = Literal["right_bottom", "symmetric"]
+TimeOrder = Literal["sin_cos", "cos_sin"]
+TimeDenominator = Literal["half-1", "half"]
+InitName = Literal["fan_avg", "torch_zero", "torch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,30 +44,98 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig:
-    """The U-Net of Ho et al. 2020 (their `unet.py`). The defaults are the CIFAR-10 model."""
+    """The U-Net of Ho et al. 2020 and its descendants. The defaults are the paper's CIFAR-10 model."""
 
     kind: Literal["unet"] = "unet"
     base_channels: int = 128
-    channel_mult: tuple[int, ...] = (1, 2, 2, 2)
+    """Features of the time embedding; a quarter of the width of its two layers, and the unit of channel_mult."""
+    channel_mult: tuple[int | float, ...] = (1, 2, 2, 2)
     """Width of each level, in units of base_channels; each level halves the map of the one before."""
+    stem_channels: int | None = None
+    """Width of the first convolution. None: base_channels."""
     num_res_blocks: int = 2
     """Residual blocks of a level on the way down; one more on the way up."""
     attention_levels: tuple[int, ...] = (1,)
-    """Levels (0 is full resolution) with self-attention after each residual block; the middle always has it."""
+    """Levels (0 is full resolution) with self-attention after each residual block."""
+    middle_attention: bool = True
+    """Self-attention between the two residual blocks of the lowest map."""
+    num_heads: int = 1
+    """Heads of each self-attention."""
+    head_channels: int | None = None
+    """Width of an attention head, the same at every level; then num_heads stays 1. None: num_heads counts them."""
+    scale_shift_norm: bool = False
+    """The embedding scales and shifts what the second norm of a residual block gives, instead of being added before."""
+    resample: ResampleName = "conv"
+    """Between levels: a strided convolution and nearest neighbours with a convolution; the same around the first
+    convolution of a residual block, without their own (resblock); averages and nearest neighbours alone (pool)."""
+    downsample_padding: PaddingName = "right_bottom"
+    """Of the strided convolution: TensorFlow's SAME (right_bottom), or one pixel on each side (symmetric)."""
+    time_order: TimeOrder = "sin_cos"
+    """Which half of the time embedding comes first."""
+    time_denominator: TimeDenominator = "half-1"
+    """Frequencies are 10000^(-i / denominator), i < half; half is half of base_channels. half-1 includes 1/10000."""
     dropout: float = 0.1
     norm_groups: int = 32
     norm_eps: float = 1e-6
+    init: InitName = "fan_avg"
+    """Random start: the original code's (fan_avg), PyTorch's with zeros in the last layer of each residual branch and
+    of the network, as OpenAI's (torch_zero), or PyTorch's alone, as diffusers' (torch)."""
+    checkpointing: bool = False
+    """Keep only the inputs of blocks for the backward pass and compute the rest again: less memory, a third slower."""
 
     def __post_init__(self) -> None:
         """Check that the settings fit together."""
-        widths = [self.base_channels * m for m in self.channel_mult]
-        if not widths or min(widths) < 1 or self.base_channels < 4 or self.num_res_blocks < 1 or self.norm_groups < 1:
+        if (
+            not self.channel_mult
+            or min(self.base_channels, self.norm_groups) < 1
+            or min(self.channel_mult) <= 0
+            or self.base_channels < 4
+            or self.num_res_blocks < 1
+        ):
             raise UserError("a U-Net needs at least 4 base channels, one level, one block in each and one norm group")
-        if wrong := [w for w in (self.base_channels, *widths) if w % self.norm_groups]:
+        if self.base_channels % 2:
+            raise UserError(f"base_channels must be even, for as many sines as cosines: got {self.base_channels}")
+        if wrong := [
+            m for m in self.channel_mult if abs(self.base_channels * m - round(self.base_channels * m)) > 1e-6
+        ]:
+            raise UserError(f"{self.base_channels} base channels times {wrong[0]} is not a whole number of channels")
+        widths = self.widths
+        if wrong := [w for w in (self.stem_width, *widths) if w < 1 or w % self.norm_groups]:
             raise UserError(f"a width of {wrong[0]} channels does not divide into {self.norm_groups} norm groups")
         if wrong := [level for level in self.attention_levels if not 0 <= level < len(widths)]:
             raise UserError(f"there is no level {wrong[0]} to attend at: levels are 0..{len(widths) - 1}")
+        if self.head_channels is not None and self.num_heads != 1:
+            raise UserError("attention heads are counted by num_heads or by head_channels, not by both")
+        if self.num_heads < 1 or (self.head_channels is not None and self.head_channels < 1):
+            raise UserError("num_heads and head_channels must be at least 1")
+        if wrong := [w for w in self.attended_widths if w % (self.head_channels or self.num_heads)]:
+            heads = f"{self.num_heads} heads" if self.head_channels is None else f"heads of {self.head_channels}"
+            raise UserError(f"a width of {wrong[0]} channels does not divide into {heads}")
+        if self.resample != "conv" and self.downsample_padding != "right_bottom":
+            raise UserError(f"downsample_padding is for resample conv: leave it out with {self.resample}")
+        if not self.norm_eps > 0:
+            raise UserError(f"norm_eps must be above 0, got {self.norm_eps}")
         _check_dropout(self.dropout)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(round(self.base_channels * m) for m in self.channel_mult)
+
+    @property
+    def stem_width(self) -> int:
+        """Channels of the first convolution."""
+        return self.base_channels if self.stem_channels is None else self.stem_channels
+
+    @property
+    def attended_widths(self) -> tuple[int, ...]:
+        """Channels of the levels with self-attention, and of the middle if it has it."""
+        middle = self.widths[-1:] if self.middle_attention else ()
+        return tuple(self.widths[level] for level in self.attention_levels) + middle
+
+    def heads(self, width: int) -> int:
+        """Heads of a self-attention on so many channels."""
+        return self.num_heads if self.head_channels is None else width // self.head_channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +183,8 @@ class ModelConfig:
     """1 (greyscale) or 3 (RGB)."""
     num_classes: int | None = None
     """Number of class labels, None for an unconditional model. Label `num_classes` is the null label."""
+    null_label: bool = True
+    """Whether the table of classes has a row for no class, which classifier-free guidance needs."""
     class_names: tuple[str, ...] | None = None
     prediction: PredictionName = "eps"
     variance: VarianceName = "fixed_large"
@@ -117,10 +192,12 @@ class ModelConfig:
     clip_x_0: bool = True
     """Samplers clip the predicted x_0 to [-1, 1]."""
     time_input: TimeInput = "zero_based"
-    """What the network is told of the time: t - 1 (as the original code), or 1000 t / T."""
+    """What the network is told of the time: t - 1 (the original code), 1000 t / T, or 1000 (t - 1) / T (OpenAI)."""
 
     def __post_init__(self) -> None:
         """Check that the settings fit together."""
+        if self.num_classes is None and not self.null_label:
+            raise UserError("null_label is for models with classes: leave it out, or give num_classes")
         if self.schedule.zero_terminal_snr and self.prediction not in ("v", "x_0"):
             raise UserError(
                 f"with zero terminal SNR x_T holds nothing of the data, so x_0 does not follow from {self.prediction} "

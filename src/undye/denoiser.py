@@ -14,6 +14,7 @@ from undye.diffusion.process import GaussianProcess
 from undye.diffusion.schedule import NoiseSchedule
 from undye.diffusion.terminal import IMAGE_SECOND_MOMENT, SignalLeftWarning, terminal
 from undye.diffusion.variance import LEARNED
+from undye.errors import UserError
 from undye.networks import build_network
 from undye.presets import model_preset
 
@@ -69,7 +70,8 @@ class Denoiser(nn.Module):
     def from_config(cls, config: ModelConfig) -> "Denoiser":
         """A model with random weights."""
         out_channels = config.channels * (2 if config.variance in LEARNED else 1)
-        return cls(build_network(config.network, config.channels, out_channels, config.num_classes), config)
+        network = build_network(config.network, config.channels, out_channels, config.num_classes, config.null_label)
+        return cls(network, config)
 
     @classmethod
     def from_preset(
@@ -106,23 +108,36 @@ class Denoiser(nn.Module):
         """The network's own output, in x_t's dtype: the predicted quantity, and its word on the variance if any.
 
         For learned_range that is the fraction, the network's -1..1 moved to 0..1; for learned the offset.
+
+        Raises:
+            UserError: without labels, if the model has classes but no null label.
+            ValueError: for labels that are not the model's.
         """
-        if label is not None:
-            if self.config.num_classes is None:
-                raise ValueError("this model is unconditional: it takes no label")
-            if not bool(((label >= 0) & (label <= self.config.num_classes)).all()):
-                raise ValueError(
-                    f"labels must lie in 0..{self.config.num_classes - 1} ({self.config.num_classes}: none)"
-                )
+        self._check(label)
         value = self.network(x_t, self._time_input(t, x_t), label).to(x_t.dtype)
         if self.config.variance not in LEARNED:
             return value, None
         value, learned = value.chunk(2, dim=1)
         return value, (learned + 1) / 2 if self.config.variance == "learned_range" else learned
 
+    def _check(self, label: Tensor | None) -> None:
+        """Raise unless these labels, or none, are what the model takes."""
+        classes, null = self.config.num_classes, self.config.null_label
+        if label is None:
+            if classes is not None and not null:
+                raise UserError(f"this model knows no null label: give it the class of each image, 0..{classes - 1}")
+        elif classes is None:
+            raise ValueError("this model is unconditional: it takes no label")
+        elif not bool(((label >= 0) & (label < classes + null)).all()):
+            raise ValueError(f"labels must lie in 0..{classes - 1}" + (f" ({classes}: none)" if null else ""))
+
     def _time_input(self, t: Real[Tensor, " b"], x_t: Tensor) -> Float[Tensor, " b"]:
         """The one place where timesteps 1..T become what a network is fed."""
-        seen = t.double() - 1 if self.config.time_input == "zero_based" else t * (1000 / self.schedule.num_steps)
+        kind, per_mille = self.config.time_input, 1000 / self.schedule.num_steps
+        t = t.cpu().double()
+        seen = t * per_mille if kind == "per_mille" else t - 1
+        if kind == "zero_based_per_mille":
+            seen = seen * per_mille
         return seen.float().to(x_t.device)
 
 
@@ -148,7 +163,8 @@ def signal_warning(config: ScheduleConfig, second_moment: float = IMAGE_SECOND_M
     if not end.leaves_signal:
         return None
     fixes = [words for words, fixed in _fixes(config, second_moment) if not _leaves_signal(fixed, second_moment)]
-    advice = f": use {' or '.join(filter(None, [', '.join(fixes[:-1]), *fixes[-1:]]))}" if fixes else ""
+    choice = " or ".join(part for part in (", ".join(fixes[:-1]), *fixes[-1:]) if part)
+    advice = f": use {choice}" if choice else ""
     return (
         f"the {config.name} schedule of {config.num_steps} steps leaves {end.alpha_bar:.2g} of the signal's power at T "
         f"(log-SNR {end.log_snr:.1f}, prior term {end.prior_bits_per_dim:.2g} bits/dim), but samples start from pure "

@@ -91,7 +91,7 @@ class Objective(ABC):
         """(x_t, eps, value, learned variance): what the network is shown, and what it makes of it; float32."""
         eps = draw.eps.to(x_0.device)
         x_t = denoiser.process.q_sample(x_0, draw.t, eps)
-        if label is not None:
+        if label is not None and denoiser.config.null_label:
             null = torch.full_like(label, denoiser.config.num_classes or 0)
             label = torch.where(draw.keep_label.to(label.device), label, null)
         value, learned = denoiser.predict(x_t, draw.t, label)

@@ -31,7 +31,7 @@ class SampleRequest:
     grid: str = "uniform"
     seed: int = 0
     first_index: int = 0
-    label: int | Sequence[int] | None = None
+    label: int | Sequence[int] | np.ndarray | None = None
     guidance: float = 1.0
     batch_size: int | None = None
 
@@ -44,7 +44,7 @@ def sample(
     seed: int = 0,
     *,
     grid: str = "uniform",
-    label: int | Sequence[int] | None = None,
+    label: int | Sequence[int] | np.ndarray | None = None,
     guidance: float = 1.0,
     batch_size: int | None = None,
     first_index: int = 0,

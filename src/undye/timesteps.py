@@ -102,7 +102,7 @@ class Importance(TimestepSampler):
 
     def observe(self, t: Int64[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
         """Remember the losses, each in the place of the oldest of its t."""
-        for index, value in zip((t - 1).tolist(), loss.detach().double().tolist(), strict=True):
+        for index, value in zip((t - 1).tolist(), loss.detach().cpu().double().tolist(), strict=True):
             self._losses[index, self._seen[index] % self._losses.shape[1]] = value
             self._seen[index] += 1
 

@@ -26,16 +26,27 @@ def test_exact_trace_gives_the_true_density(name):
     schedule = NoiseSchedule.named(name, 1000, **({} if name == "cosine" else {"beta_end": 0.04}))
     oracle = plane(schedule, "fixed_large")
     x = oracle.sample(32, seed=1)
-    got = ode_bits_per_dim(oracle, x, trace="exact", t_min=1e-5, tolerance=1e-7)
+    got = ode_bits_per_dim(oracle, x, trace="exact", sigma_min=3e-4, tolerance=1e-7)
     np.testing.assert_allclose(got.total, truth(oracle, x), rtol=0, atol=3e-4)
     assert np.isnan(got.standard_error).all()
     assert 50 < got.calls < 4000
 
 
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_default_settings_are_right_to_a_hundredth_of_a_bit(name):
+    """For every schedule, as published: the start by sigma means the same for all of them."""
+    oracle = plane(NoiseSchedule.named(name, 1000), "fixed_large")
+    x = oracle.sample(32, seed=1)
+    # sqrt goes on to sigma = 1e22, and every step of so long a path may err
+    got = ode_bits_per_dim(oracle, x, trace="exact", **({"tolerance": 1e-4} if name == "sqrt" else {}))
+    left = {"scaled_linear": 0.03}.get(name, 0.01)  # it leaves 7e-4 of the signal's power at T
+    np.testing.assert_allclose(got.total, truth(oracle, x), rtol=0, atol=left)
+
+
 def test_error_falls_with_the_tolerance():
     oracle = plane(NoiseSchedule.named("cosine", 1000), "fixed_large")
     x = oracle.sample(16, seed=2)
-    runs = [ode_bits_per_dim(oracle, x, trace="exact", t_min=1e-3, tolerance=tol) for tol in (1e-2, 1e-4, 1e-6)]
+    runs = [ode_bits_per_dim(oracle, x, trace="exact", sigma_min=1e-3, tolerance=tol) for tol in (1e-2, 1e-4, 1e-6)]
     errors = [np.abs(run.total - truth(oracle, x)).mean() for run in runs]
     assert errors[2] < errors[1] < errors[0]
     assert runs[0].calls < runs[1].calls < runs[2].calls
@@ -43,10 +54,10 @@ def test_error_falls_with_the_tolerance():
 
 @pytest.mark.parametrize("data", [plane, images])
 def test_hutchinson_agrees_within_its_error_bar(data):
-    """Each image within 4.5 of its own standard errors, and most within two: the bars are neither short nor long."""
-    oracle = data(NoiseSchedule.named("linear", 1000, beta_end=0.04), "fixed_large")
+    """The paper's schedule, default settings: each image within 4.5 of its own standard errors, most within two."""
+    oracle = data(NoiseSchedule.named("linear", 1000), "fixed_large")
     x = oracle.sample(12, seed=3)
-    got = ode_bits_per_dim(oracle, x, repeats=24, t_min=1e-2, tolerance=1e-3)
+    got = ode_bits_per_dim(oracle, x, repeats=24)
     off = (got.total - truth(oracle, x)) / got.standard_error
     assert np.abs(off).max() < 4.5
     assert (np.abs(off) < 2).mean() > 0.6
@@ -54,13 +65,13 @@ def test_hutchinson_agrees_within_its_error_bar(data):
 
 
 def test_starting_later_measures_the_data_with_that_noise_on_them():
-    """At t_min the density is that of x_0 + sigma eps, known for a Gaussian: variance v + sigma^2."""
+    """At sigma_min the density is that of x_0 + sigma eps, known for a Gaussian: variance v + sigma^2."""
     schedule = NoiseSchedule.named("linear", 1000)
     oracle = GaussianOracle(schedule, torch.zeros(1, 1, 3), 0.04 * torch.eye(3))
-    x, t_min = oracle.sample(8, seed=4), 60.0
-    var = 0.04 + 1 / schedule.snr[60].item()
+    x, sigma = oracle.sample(8, seed=4), schedule.snr[60].item() ** -0.5
+    var = 0.04 + sigma**2
     expected = 0.5 * (x.square().mean((1, 2, 3)) / var + math.log(2 * math.pi * var)).numpy() * BITS_PER_NAT
-    got = ode_bits_per_dim(oracle, x, trace="exact", t_min=t_min, tolerance=1e-7)
+    got = ode_bits_per_dim(oracle, x, trace="exact", sigma_min=sigma, tolerance=1e-7)
     np.testing.assert_allclose(got.total, expected, rtol=0, atol=1e-3)
 
 
@@ -68,7 +79,7 @@ def test_dequantised_bound_is_above_the_truth():
     """Uniform dequantisation (Theis et al. 2016): E[-log2 p(x + u)] minus the bins' size bounds -log2 P(x)."""
     oracle = GaussianMixtureOracle(NoiseSchedule.named("cosine", 500), [1], [[0.1]], stds=[0.01], image_shape=(1, 1, 1))
     pixels = to_uint8(oracle.sample(500, seed=5))
-    got = ode_bits_per_dim(oracle, pixels, trace="exact", t_min=1e-2, tolerance=1e-4, repeats=4)
+    got = ode_bits_per_dim(oracle, pixels, trace="exact", sigma_min=3e-4, tolerance=1e-4, repeats=4)
     level = torch.from_numpy(pixels).double().flatten() / 127.5 - 1
     spread = torch.full_like(level, 2 * math.log(0.01))
     mass = likelihood.discretised_gaussian_nll(level, torch.full_like(level, 0.1), spread)

@@ -72,6 +72,36 @@ def test_labels_of_the_data(tmp_path):
     assert report["metrics"]["nll"]["bits_per_dim"]["total"] != without["metrics"]["nll"]["bits_per_dim"]["total"]
 
 
+def test_classes_are_matched_by_name(tmp_path):
+    """A folder of dogs alone is class 1 of a model of cats and dogs, not class 0."""
+    from PIL import Image
+
+    for name in ("dogs", "wolves"):
+        (tmp_path / name / name).mkdir(parents=True)
+        for i, image in enumerate(pixels(2)):
+            Image.fromarray(image[:, :, 0]).save(tmp_path / name / name / f"{i}.png")
+    denoiser = model(num_classes=2, class_names=("cats", "dogs"))
+    report = undye.evaluate(denoiser, tmp_path / "dogs", labels="folders", draws=None)
+    images = np.stack([np.asarray(Image.open(p))[..., None] for p in sorted((tmp_path / "dogs" / "dogs").iterdir())])
+    expected = undye.bits_per_dim(denoiser, images, label=1).total.mean()
+    assert report["metrics"]["nll"]["bits_per_dim"]["total"]["mean"] == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(undye.UserError, match="no class 'wolves': its classes are cats, dogs"):
+        undye.evaluate(denoiser, tmp_path / "wolves", labels="folders")
+
+
+def test_the_settings_reach_the_measurement(folder):
+    def nll(**options):
+        return undye.evaluate(folder, pixels(4), "nll", device="cpu", draws=None, **options)["metrics"]["nll"]
+
+    usual = nll()
+    for options in ({"clip": False}, {"variance": "fixed_large"}, {"steps": 5}, {"steps": 5, "grid": "quadratic"}):
+        other = nll(**options)
+        assert other["bits_per_dim"]["total"] != usual["bits_per_dim"]["total"], options
+        for key, value in options.items():
+            assert other[key] == value
+    assert nll(steps=5, grid="quadratic")["bits_per_dim"] != nll(steps=5)["bits_per_dim"]
+
+
 def test_one_image_has_null_for_an_error(folder):
     report = undye.evaluate(folder, pixels(1), device="cpu")
     assert report["metrics"]["nll"]["bits_per_dim"]["total"]["standard_error"] is None
@@ -98,6 +128,10 @@ def test_progress_names_what_it_is_about(folder):
         ({"variance": "learned_range"}, "has not learned"),
         ({"labels": "folders"}, "folder"),
         ({"draws": -2}, "at least 1"),
+        ({"metrics": ["nll", "ode"], "repeats": 0}, "repeats"),
+        ({"metrics": ["nll", "ode"], "sigma_min": 1e9}, "sigma_min"),
+        ({"variance": "wide"}, "unknown variance"),
+        ({"seed": 2**63}, "seed"),
     ],
 )
 def test_requests_that_make_no_sense(folder, options, says):

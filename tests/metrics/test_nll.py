@@ -98,6 +98,7 @@ def test_an_image_is_measured_alike_in_any_batch(draws):
         np.testing.assert_allclose(again.total, whole.total, rtol=1e-5)
     alone = bits_per_dim(denoiser, images[2:3], draws=draws, first_index=2)
     np.testing.assert_allclose(alone.total, whole.total[2:3], rtol=1e-5)
+    np.testing.assert_array_equal(alone.per_step > 0, whole.per_step[2:3] > 0, "the same times are drawn")
     other = bits_per_dim(denoiser, images, draws=draws, seed=1)
     assert np.abs(other.total - whole.total).min() > 1e-6
     np.testing.assert_array_equal(other.prior, whole.prior)
@@ -112,6 +113,50 @@ def test_planning_a_few_calls_at_a_time_changes_nothing(draws, monkeypatch):
     np.testing.assert_allclose(parts.per_step, whole.per_step, rtol=1e-4, atol=1e-9)
     np.testing.assert_array_equal(parts.grid, whole.grid)
     assert ticks[-1] == (5 * (T if draws is None else 4),) * 2
+
+
+def test_a_time_that_is_drawn_twice_is_given_other_noise():
+    """With two steps to draw from and many draws: the mean over them is the exact term's, closer than one draw's."""
+    seen = []
+
+    class Keeps(nn.Module):
+        def forward(self, x, t, label=None):
+            seen.extend(zip(t.tolist(), x.flatten(1).sum(1).tolist(), strict=True))
+            return x
+
+    bits_per_dim(Denoiser(Keeps(), CONFIG), pixels(1), grid=[20, 10, 0], draws=6)
+    assert len([t for t, _ in seen if t == 1000]) == 6
+    assert len({x for _, x in seen}) == 7
+
+
+def test_half_precision_models_measure_the_same_pixels():
+    """Pixels at 8 bits do not survive bfloat16: only what the network is shown is rounded."""
+
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Parameter(torch.ones((), dtype=torch.bfloat16))
+
+        def forward(self, x, t, label=None):
+            assert x.dtype == torch.bfloat16
+            return 0.5 * x * self.one
+
+    class Whole(Half):
+        def forward(self, x, t, label=None):
+            return 0.5 * x.bfloat16().to(x.dtype) * self.one.to(x.dtype)
+
+    half, whole = Denoiser(Half(), CONFIG), Denoiser(Whole().float(), CONFIG)
+    a, b = (bits_per_dim(d, pixels(3)) for d in (half, whole))
+    np.testing.assert_allclose(a.x_0_mse[:, 1:], b.x_0_mse[:, 1:], rtol=0.02)
+    np.testing.assert_allclose(a.prior, b.prior)
+
+
+@pytest.mark.parametrize("measure", [bits_per_dim, undye.ode_bits_per_dim])
+def test_a_model_that_has_diverged(measure):
+    denoiser = model()
+    next(denoiser.parameters()).data.fill_(float("nan"))
+    with pytest.raises(undye.UserError, match="finite"):
+        measure(denoiser, pixels(2))
 
 
 def test_chains_along_grids():
@@ -133,16 +178,16 @@ def test_chains_along_grids():
 
 
 def test_the_last_step_of_a_grid_has_the_variance_of_the_step_before():
-    """design.md's edge rule: on 20, 16, ..., 4, 0 the decoder's variance is that of 8 -> 4."""
+    """design.md's edge rule: on 20, 9, 4, 0 the decoder's variance is that of 9 -> 4, not that of 8 -> 4."""
     denoiser, images = model(), pixels(1)
-    terms = bits_per_dim(denoiser, images, steps=5)
+    terms = bits_per_dim(denoiser, images, grid=[20, 9, 4, 0])
     x_0 = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 127.5 - 1
     eps = keyed.normal((1, 8, 6), 0, keyed.Stream.LIKELIHOOD_NOISE, 0, 4)[None]
     with torch.no_grad():
         t = torch.tensor([4])
         x_0_hat = denoiser.eval()(denoiser.process.q_sample(x_0.float(), t, eps), t).x_0.clamp(-1, 1).double()
     zero = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
-    log_var = denoiser.process.posterior(zero, zero, torch.tensor([8]), torch.tensor([4])).var.log()
+    log_var = denoiser.process.posterior(zero, zero, torch.tensor([9]), torch.tensor([4])).var.log()
     nats = likelihood.discretised_gaussian_nll(x_0, x_0_hat, log_var).mean()
     assert terms.decoder[0] == pytest.approx(nats.item() / math.log(2), rel=1e-5)
 
@@ -202,6 +247,11 @@ def test_real_numbers_have_a_density():
         (lambda d: bits_per_dim(d, pixels(2)[0]), "uint8"),
         (lambda d: bits_per_dim(d, torch.zeros(2, 1, 8, 6, dtype=torch.int64)), "real numbers"),
         (lambda d: bits_per_dim(d, pixels(0)), "no images"),
+        (lambda d: bits_per_dim(d, 255 * torch.rand(2, 1, 8, 6)), "units"),
+        (lambda d: bits_per_dim(d, pixels(2), variance="learned"), "has not learned"),
+        (lambda d: bits_per_dim(d, pixels(2), variance="wide"), "unknown variance"),
+        (lambda d: bits_per_dim(model(variance="learned_range"), pixels(2), variance="learned"), "has not learned"),
+        (lambda d: bits_per_dim(model(num_classes=3), pixels(2), label=np.array([0.9, 1.0])), "whole numbers"),
         (lambda d: bits_per_dim(d, pixels(2), draws=0), "at least 1"),
         (lambda d: bits_per_dim(d, pixels(2), steps=21), r"1\.\.20"),
         (lambda d: bits_per_dim(d, pixels(2), grid="cubic"), "uniform"),
@@ -212,7 +262,7 @@ def test_real_numbers_have_a_density():
         (lambda d: bits_per_dim(d, pixels(2), batch_size=0), "at least 1"),
         (lambda d: bits_per_dim(model(num_classes=3), pixels(2), label=[0, 3]), r"0\.\.2"),
         (lambda d: bits_per_dim(model(num_classes=3), pixels(2), label=[0]), "2 images"),
-        (lambda d: undye.ode_bits_per_dim(d, pixels(2), t_min=0), "t_min"),
+        (lambda d: undye.ode_bits_per_dim(d, pixels(2), sigma_min=0), "sigma_min"),
         (lambda d: undye.ode_bits_per_dim(d, pixels(2), repeats=0), "repeats"),
         (lambda d: undye.ode_bits_per_dim(d, pixels(2), trace="guess"), "hutchinson"),
     ],

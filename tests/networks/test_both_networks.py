@@ -1,4 +1,4 @@
-"""What both of the presets' networks keep: any size, any channels, labels, gradients, layouts."""
+"""What all networks keep: any size, any channels, labels, gradients, layouts."""
 
 from dataclasses import replace
 
@@ -24,6 +24,21 @@ SMALL = {
         channel_mult=(1, 1, 2, 2, 4, 4),
         attention_levels=(4,),
     ),
+    "openai": UNetConfig(
+        base_channels=16,
+        channel_mult=(0.5, 1),
+        stem_channels=8,
+        num_res_blocks=1,
+        norm_groups=4,
+        dropout=0.0,
+        head_channels=4,
+        scale_shift_norm=True,
+        resample="resblock",
+        time_order="cos_sin",
+        time_denominator="half",
+        init="torch_zero",
+    ),
+    "pool": UNetConfig(base_channels=8, channel_mult=(1, 2), norm_groups=4, dropout=0.0, num_heads=2, resample="pool"),
 }
 every_network = pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)
 

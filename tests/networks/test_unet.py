@@ -8,7 +8,9 @@ from torch import nn
 
 from undye.config import UNetConfig
 from undye.denoiser import Denoiser
-from undye.networks.blocks import Downsample, Upsample, crop_like, init_fan_avg, pad_to_multiple
+from undye.networks.initialisation import init_fan_avg
+from undye.networks.padding import crop_like, pad_to_multiple
+from undye.networks.resample import Downsample, Upsample
 from undye.networks.unet import UNet
 
 

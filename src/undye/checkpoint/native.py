@@ -64,11 +64,11 @@ def save(
         (temporary / CONFIG).write_text(text, encoding="utf-8")
         # the config travels in the header too, so that the file alone says what it is; one entry only, because
         # safetensors writes several in random order, and the same model should be the same bytes
-        _save_tensors(denoiser.network.state_dict(), temporary / WEIGHTS, {"undye": text})
+        write_tensors(denoiser.network.state_dict(), temporary / WEIGHTS, {"undye": text})
         (temporary / CARD).write_text(_card(denoiser, about), encoding="utf-8")
         if train_state is not None:
             (temporary / STATE).mkdir()
-            _save_tensors(train_state.tensors, temporary / STATE / "tensors.safetensors", {})
+            write_tensors(train_state.tensors, temporary / STATE / "tensors.safetensors", {})
             (temporary / STATE / "state.json").write_text(
                 json.dumps(train_state.values, indent=2) + "\n", encoding="utf-8"
             )
@@ -133,7 +133,7 @@ def read_train_values(folder: Path) -> dict[str, Any]:
     path = folder / STATE / "state.json"
     if not path.exists():
         raise UserError(f"{folder} holds a model but no training state: start a new run with --init {folder}")
-    return _read_json(path)
+    return read_json(path)
 
 
 def find_checkpoint(source: str | Path) -> Path:
@@ -165,7 +165,7 @@ def checkpoints(run: Path) -> list[Path]:
 def read_config(folder: Path) -> ModelConfig:
     """The ModelConfig of a checkpoint folder."""
     path = folder / CONFIG
-    data = _read_json(path)
+    data = read_json(path)
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
         raise UserError(f"{path}: schema version {version!r} is not {SCHEMA_VERSION}: use a newer undye")
@@ -174,7 +174,7 @@ def read_config(folder: Path) -> ModelConfig:
 
 def read_about(folder: Path) -> dict[str, Any]:
     """The facts that were stored beside the config: step, data, ..."""
-    about = _read_json(folder / CONFIG).get("about")
+    about = read_json(folder / CONFIG).get("about")
     return about if isinstance(about, dict) else {}
 
 
@@ -194,14 +194,24 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is damaged ({error}): use an earlier checkpoint") from None
 
 
-def _save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        UserError: if the disk does not take it.
+    """
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata)
     except SafetensorError as error:  # what it makes of a full disk, too
         raise UserError(f"cannot write {path.name}: {error}") from None
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        UserError: if it is missing or damaged.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

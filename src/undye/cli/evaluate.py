@@ -1,6 +1,7 @@
 """`undye eval MODEL --data ...`."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,22 +34,22 @@ class EvalArgs:
     """Images, drawn from the data by the seed."""
     exact: bool = False
     """Every term of the bound, all T of them, instead of some drawn for each image."""
-    draws: int = 16
-    """Terms drawn for each image, where not --exact."""
+    draws: int | None = None
+    """nll: terms drawn for each image, where not --exact (16)."""
     steps: int | None = None
-    """Length of the chain; without it all T."""
-    grid: Literal["uniform", "quadratic"] = "uniform"
-    """How a shorter chain's steps are spread."""
+    """nll, rate-distortion: length of the chain; without it all T."""
+    grid: Literal["uniform", "quadratic"] | None = None
+    """nll, rate-distortion: how a shorter chain's steps are spread (uniform)."""
     clip: bool | None = None
-    """Clip the predicted x_0 to [-1, 1]; without it as the model says."""
+    """nll, rate-distortion: clip the predicted x_0 to [-1, 1]; without it as the model says."""
     variance: Literal["fixed_small", "fixed_large", "learned_range", "learned"] | None = None
-    """Variance of the reverse steps; without it the model's own."""
-    tolerance: float = 1e-3
-    """ode: error that the solver allows in a step."""
-    t_min: float = 0.1
-    """ode: where the path starts, in timesteps."""
-    repeats: int = 1
-    """ode: dequantisations of each image."""
+    """nll, rate-distortion: variance of the reverse steps; without it the model's own."""
+    tolerance: float | None = None
+    """ode: error that the solver allows in a step (0.001)."""
+    sigma_min: float | None = None
+    """ode: noise where the path starts, in units of [-1, 1] (0.003)."""
+    repeats: int | None = None
+    """ode: dequantisations of each image (1)."""
     split: Literal["train", "test"] = "test"
     """Which images of a data set that has both."""
     labels: Literal["none", "folders", "auto"] = "none"
@@ -77,6 +78,7 @@ def main(args: list[str]) -> int:
         raise UserError(f"no model at {a.model}: give a run folder or a checkpoint folder")
     if a.out:
         _check_out(Path(a.out))
+    given = _given(a)
 
     from undye.device import set_threads
     from undye.files import write_text
@@ -95,19 +97,39 @@ def main(args: list[str]) -> int:
 
     try:
         report = evaluate(
-            a.model, a.data, a.metrics, n=a.n, draws=None if a.exact else a.draws, steps=a.steps, grid=a.grid,
-            clip=a.clip, variance=a.variance, tolerance=a.tolerance, t_min=a.t_min, repeats=a.repeats, seed=a.seed,
-            split=a.split, labels=a.labels, image_size=size, channels=a.channels, upscale=a.upscale,
-            batch_size=a.batch_size, device=a.device or None, progress=tick,
+            a.model, a.data, a.metrics, n=a.n, **given, seed=a.seed, split=a.split, labels=a.labels,
+            image_size=size, channels=a.channels, upscale=a.upscale, batch_size=a.batch_size,
+            device=a.device or None, progress=tick,
         )  # fmt: skip
     finally:
         for bar in bars.values():
             bar.close()
     print("\n".join(table(report)))
     if a.out:
-        write_text(Path(a.out), json.dumps(report, indent=2) + "\n")
+        write_text(Path(a.out), json.dumps(report, indent=2, allow_nan=False) + "\n")
         print(a.out)
     return 0
+
+
+def _given(a: EvalArgs) -> dict[str, Any]:
+    """The settings that were given, each of which must have something to set.
+
+    Raises:
+        UserError: for one that has not.
+    """
+    chain = {"steps": a.steps, "grid": a.grid, "clip": a.clip, "variance": a.variance}
+    path = {"tolerance": a.tolerance, "sigma_min": a.sigma_min, "repeats": a.repeats}
+    bound = {"nll", "rate-distortion"} & set(a.metrics)
+    for settings, metrics, there in ((chain, "nll and rate-distortion", bound), (path, "ode", "ode" in a.metrics)):
+        if not there and (unused := [k for k, v in settings.items() if v is not None]):
+            raise UserError(f"--{unused[0].replace('_', '-')} is for the metrics {metrics}: leave it out")
+    exact = a.exact or "rate-distortion" in a.metrics
+    if a.draws is not None and (exact or "nll" not in a.metrics):
+        raise UserError("--draws is for nll without --exact and rate-distortion, which take every step: leave it out")
+    if a.exact and not bound:
+        raise UserError("--exact is for the metrics nll and rate-distortion: leave it out")
+    draws = {"draws": None} if exact else {} if a.draws is None else {"draws": a.draws}
+    return {**{k: v for k, v in {**chain, **path}.items() if v is not None}, **draws}
 
 
 def _check_out(out: Path) -> None:
@@ -117,6 +139,8 @@ def _check_out(out: Path) -> None:
     parents = [p for p in out.absolute().parents if p.exists()]
     if not parents[0].is_dir():
         raise UserError(f"cannot write the report to {out}: {parents[0]} is not a folder")
+    if not os.access(parents[0], os.W_OK) or str(parents[0]).startswith(("/proc", "/sys")):
+        raise UserError(f"cannot write the report to {out}: {parents[0]} is not writable")
 
 
 def table(report: dict[str, Any]) -> list[str]:

@@ -40,5 +40,5 @@ class Progress:
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._last >= LINE_EVERY:
             self._last = time.monotonic()
-            left = (self._last - self._start) / done * (total - done)
-            print(f"{self.what}: {done:,} of {total:,} {self.unit}, {left:.0f}s left", file=sys.stderr, flush=True)
+            left = f", {(self._last - self._start) / done * (total - done):.0f}s left" if done else ""
+            print(f"{self.what}: {done:,} of {total:,} {self.unit}{left}", file=sys.stderr, flush=True)

@@ -32,7 +32,7 @@ class ModelArgs:
     clip_x_0: bool
     """Samplers clip the predicted x_0 to [-1, 1]."""
     time_input: TimeInput
-    """What the network is told of the time: t - 1, or 1000 t / T."""
+    """What the network is told of the time: t - 1, 1000 t / T, or 1000 (t - 1) / T."""
 
 
 @dataclass(frozen=True, kw_only=True)

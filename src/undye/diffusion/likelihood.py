@@ -45,8 +45,10 @@ def prior_kl(log_alpha_bar_T: Float64[Tensor, " b"], second_moment: Float[Tensor
         second_moment: mean of x_0^2 over the numbers of each image.
     """
     alpha_bar = log_alpha_bar_T.exp()
-    log_var = (-log_alpha_bar_T.expm1()).log()
-    return 0.5 * (alpha_bar * (second_moment.double().cpu() - 1) - log_var)
+    # -log(1 - a) - a: what is left of the variance's share; a series where the difference would cancel
+    series = sum((alpha_bar**k / k for k in range(2, 8)), torch.zeros_like(alpha_bar))
+    rest = torch.where(alpha_bar < 1e-2, series, -(-log_alpha_bar_T.expm1()).log() - alpha_bar)
+    return 0.5 * (alpha_bar * second_moment.cpu().double() + rest)
 
 
 def step_coefficients(

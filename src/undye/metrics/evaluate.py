@@ -14,12 +14,12 @@ from undye.data import load_images
 from undye.data.source import ImageSource
 from undye.denoiser import Denoiser
 from undye.device import pick_device
-from undye.diffusion.variance import LEARNED
 from undye.errors import UserError
 from undye.keyed import Stream
-from undye.metrics.inputs import check_shape
+from undye.metrics.inputs import check_shape, check_variance
 from undye.metrics.nll import BitsPerDim, Estimate, bits_per_dim
-from undye.metrics.ode_nll import ode_bits_per_dim
+from undye.metrics.ode_nll import check_settings, ode_bits_per_dim
+from undye.samplers.grid import make_grid
 from undye.structure import unstructure
 
 METRICS = ("nll", "rate-distortion", "ode")
@@ -39,7 +39,7 @@ class EvalRequest:
         clip: clip the predicted x_0; None: as the model says.
         variance: of the reverse steps; None: the model's.
         tolerance: of the ODE's solver.
-        t_min: where the ODE's path starts.
+        sigma_min: noise where the ODE's path starts.
         repeats: dequantisations of each image by ode.
         seed: names the images that are drawn, and all noise.
         batch_size: network inputs at a time; None: chosen from their size.
@@ -53,7 +53,7 @@ class EvalRequest:
     clip: bool | None = None
     variance: str | None = None
     tolerance: float = 1e-3
-    t_min: float = 0.1
+    sigma_min: float = 3e-3
     repeats: int = 1
     seed: int = 0
     batch_size: int | None = None
@@ -66,14 +66,16 @@ class EvalRequest:
             raise UserError(f"unknown metric {unknown[0]!r}: choose from {', '.join(METRICS)}")
         if self.n < 1:
             raise UserError(f"the number of images must be at least 1, got {self.n}")
-        if self.seed < 0:
-            raise UserError(f"the seed must be at least 0, got {self.seed}")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"the seed must lie in 0..2^63-1, got {self.seed}")
+        if self.draws is not None and self.draws < 1:
+            raise UserError(f"the number of draws must be at least 1, got {self.draws}")
 
 
 def evaluate(
     model: str | PathLike[str] | Denoiser,
     data: str | PathLike[str] | np.ndarray,
-    metrics: Sequence[str] = ("nll",),
+    metrics: str | Sequence[str] = ("nll",),
     *,
     n: int = 1000,
     draws: int | None = 16,
@@ -82,7 +84,7 @@ def evaluate(
     clip: bool | None = None,
     variance: str | None = None,
     tolerance: float = 1e-3,
-    t_min: float = 0.1,
+    sigma_min: float = 3e-3,
     repeats: int = 1,
     seed: int = 0,
     split: Literal["train", "test"] = "test",
@@ -107,7 +109,7 @@ def evaluate(
         clip: clip the predicted x_0; None: as the model says.
         variance: of the reverse steps; None: the model's.
         tolerance: of the ODE's solver.
-        t_min: where the ODE's path starts, in timesteps.
+        sigma_min: noise where the ODE's path starts, in the model's units.
         repeats: dequantisations of each image by ode.
         seed: names the images that are drawn, and all noise.
         split: of the data.
@@ -126,8 +128,9 @@ def evaluate(
         UserError: for a model, data or settings that cannot be used.
     """
     request = EvalRequest(
-        metrics=tuple(metrics), n=n, draws=draws, steps=steps, grid=grid, clip=clip, variance=variance,
-        tolerance=tolerance, t_min=t_min, repeats=repeats, seed=seed, batch_size=batch_size,
+        metrics=(metrics,) if isinstance(metrics, str) else tuple(metrics), n=n, draws=draws, steps=steps, grid=grid,
+        clip=clip, variance=variance, tolerance=tolerance, sigma_min=sigma_min, repeats=repeats, seed=seed,
+        batch_size=batch_size,
     )  # fmt: skip
     about: dict[str, Any] = {"checkpoint": None}
     if isinstance(model, Denoiser):
@@ -151,13 +154,14 @@ def measure(
 ) -> dict[str, Any]:
     """The metrics of a model on images that are loaded: `data` and `metrics` of what `evaluate` returns."""
     check_shape(denoiser, source.image_size, source.channels)
-    if request.variance in LEARNED and request.variance != denoiser.config.variance:
-        raise UserError(f"this model has not learned a variance of the kind {request.variance}")
+    # everything that can be wrong is found before the first metric is begun
+    check_variance(denoiser, request.variance or denoiser.config.variance)
+    if "ode" in request.metrics:
+        check_settings(denoiser.schedule, "hutchinson", request.repeats, request.tolerance, request.sigma_min)
+    make_grid(request.grid, denoiser.schedule.num_steps, request.steps)
     n = min(request.n, len(source))
     chosen = np.sort(keyed.permutation(len(source), request.seed, Stream.EVAL_IMAGES)[:n])
-    images, label = source.images(chosen), source.labels(chosen)
-    if label is not None and denoiser.config.num_classes is None:
-        raise UserError("this model was trained without labels: leave --labels out")
+    images, label = source.images(chosen), labels_for(denoiser, source, chosen)
     settings: dict[str, Any] = {"label": None if label is None else label.tolist(), "seed": request.seed}
 
     def ticker(name: str) -> Callable[[int, int], None] | None:
@@ -188,12 +192,12 @@ def measure(
             }  # fmt: skip
     if "ode" in request.metrics:
         flow = ode_bits_per_dim(
-            denoiser, images, repeats=request.repeats, tolerance=request.tolerance, t_min=request.t_min,
+            denoiser, images, repeats=request.repeats, tolerance=request.tolerance, sigma_min=request.sigma_min,
             batch_size=request.batch_size, progress=ticker("ode"), **settings,
         )  # fmt: skip
         found["ode"] = {
             "bits_per_dim": {"total": asdict(Estimate.of(flow.total))}, "n": n, "trace": "hutchinson",
-            "repeats": request.repeats, "tolerance": request.tolerance, "t_min": request.t_min,
+            "repeats": request.repeats, "tolerance": request.tolerance, "sigma_min": request.sigma_min,
             "dequantisation": "uniform", "network_calls": flow.calls, "seed": request.seed,
         }  # fmt: skip
     about = {
@@ -201,6 +205,27 @@ def measure(
         "channels": source.channels, "labels": label is not None,
     }  # fmt: skip
     return _without_nan({"data": about, "metrics": found})
+
+
+def labels_for(denoiser: Denoiser, source: ImageSource, chosen: np.ndarray) -> np.ndarray | None:
+    """The images' classes by the model's numbers: matched by name where both have names, else by number.
+
+    Raises:
+        UserError: for a model without classes, or a class that it does not know.
+    """
+    label = source.labels(chosen)
+    if label is None:
+        return None
+    config = denoiser.config
+    if config.num_classes is None:
+        raise UserError("this model was trained without labels: leave --labels out")
+    if config.class_names is None or source.class_names is None:
+        return label
+    number = {name: i for i, name in enumerate(config.class_names)}
+    used = [source.class_names[k] for k in np.unique(label)]
+    if unknown := [name for name in used if name not in number]:
+        raise UserError(f"the model knows no class {unknown[0]!r}: its classes are {', '.join(config.class_names)}")
+    return np.array([number[source.class_names[k]] for k in label], dtype=np.int64)
 
 
 def _per_t(terms: BitsPerDim) -> dict[str, list]:
@@ -218,6 +243,8 @@ def _without_nan(value: Any) -> Any:
     """JSON has no NaN: None in its place (the standard error of one image)."""
     if isinstance(value, dict):
         return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from undye.data.pixels import to_signed
-from undye.denoiser import Denoiser
+from undye.denoiser import Denoised, Denoiser
 from undye.device import default_batch
+from undye.diffusion.variance import LEARNED, VARIANCES
 from undye.errors import UserError
 from undye.samplers import DenoiserLike
 from undye.samplers.guidance import Conditioned, class_labels
@@ -24,16 +25,19 @@ class Inputs:
     """Checked inputs of a likelihood.
 
     Attributes:
-        x_0: (N, C, H, W) on the CPU, in the dtype that the model computes in.
+        x_0: (N, C, H, W) on the CPU; float32, or float64 where the model computes in that. Never less: in half
+            precision pixels are not at their 256 levels.
         label: (N,) int64 or None.
         discrete: whether they are pixels, at 256 levels.
         device: where the model computes.
+        dtype: what it computes in.
     """
 
     x_0: Tensor
     label: Tensor | None
     discrete: bool
     device: torch.device
+    dtype: torch.dtype
 
     def __len__(self) -> int:
         return len(self.x_0)
@@ -42,6 +46,12 @@ class Inputs:
     def dims(self) -> int:
         """Numbers in an image."""
         return self.x_0[0].numel()
+
+    def ask(self, denoiser: DenoiserLike, rows: Tensor, x_t: Tensor, t: Tensor) -> Denoised:
+        """What the model says of noisy versions x_t of these images, in the dtype of x_t."""
+        out, kind = self.model(denoiser, rows)(x_t.to(self.dtype), t), x_t.dtype
+        fraction, offset = (None if v is None else v.to(kind) for v in (out.var_fraction, out.log_var_offset))
+        return Denoised(out.x_0.to(kind), out.eps.to(kind), fraction, offset)
 
     def model(self, denoiser: DenoiserLike, rows: Tensor) -> DenoiserLike:
         """The model for these images: with their labels filled in."""
@@ -56,7 +66,7 @@ class Inputs:
         return asked or default_batch(self.x_0.shape[2], self.x_0.shape[3])
 
 
-def check_inputs(denoiser: DenoiserLike, images: Images, label: int | Sequence[int] | None) -> Inputs:
+def check_inputs(denoiser: DenoiserLike, images: Images, label: int | Sequence[int] | np.ndarray | None) -> Inputs:
     """Images and labels as a likelihood needs them.
 
     Args:
@@ -69,21 +79,27 @@ def check_inputs(denoiser: DenoiserLike, images: Images, label: int | Sequence[i
     """
     parameter = next(denoiser.parameters(), None) if isinstance(denoiser, torch.nn.Module) else None
     dtype = torch.float64 if parameter is None else parameter.dtype
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
     discrete = not isinstance(images, Tensor)
     if isinstance(images, Tensor):
         if images.ndim != 4 or not images.is_floating_point():
-            raise UserError(f"a tensor of images is (N, C, H, W) of real numbers, not {images.dtype} {images.shape}")
-        x_0 = images.detach().to("cpu", dtype)
+            shape = tuple(images.shape)
+            raise UserError(f"a tensor of images is (N, C, H, W) of real numbers, not {images.dtype} {shape}")
+        if not bool((images.abs() < 10).all()):
+            raise UserError("a tensor of images holds numbers in the model's units, about -1..1: these are far outside")
+        x_0 = images.detach().to("cpu", wide)
     else:
+        if not isinstance(images, np.ndarray):
+            raise UserError(f"images are a uint8 array (N, H, W, C) or a tensor, not a {type(images).__name__}")
         if images.ndim != 4 or images.dtype != np.uint8:
             raise UserError(f"an array of images is uint8 (N, H, W, C), not {images.dtype} {images.shape}")
-        x_0 = to_signed(images).to(dtype)
+        x_0 = to_signed(images).to(wide)
     if not len(x_0):
         raise UserError("there are no images to evaluate")
     check_shape(denoiser, (x_0.shape[2], x_0.shape[3]), x_0.shape[1])
     device = torch.device("cpu") if parameter is None else parameter.device
     labels = None if label is None else class_labels(label, len(x_0), denoiser.config.num_classes)
-    return Inputs(x_0, labels, discrete, device)
+    return Inputs(x_0, labels, discrete, device, dtype)
 
 
 def check_shape(denoiser: DenoiserLike, image_size: tuple[int, int], channels: int) -> None:
@@ -104,6 +120,18 @@ def check_shape(denoiser: DenoiserLike, image_size: tuple[int, int], channels: i
         f"the images are {have}, the model is for {want}: load them with --image-size {height}x{width} "
         f"--channels {config.channels}, or choose other data"
     )
+
+
+def check_variance(denoiser: DenoiserLike, kind: str) -> None:
+    """Make sure that a model can say a reverse variance of this kind.
+
+    Raises:
+        UserError: for an unknown kind, or a learned one that is not what this model has learned.
+    """
+    if kind not in VARIANCES:
+        raise UserError(f"unknown variance {kind!r}: choose from {', '.join(VARIANCES)}")
+    if kind in LEARNED and kind != denoiser.config.variance:
+        raise UserError(f"this model has not learned a variance of the kind {kind}")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64, Real
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from undye import keyed
@@ -21,7 +21,7 @@ from undye.diffusion.process import like
 from undye.diffusion.schedule import NoiseSchedule
 from undye.errors import UserError
 from undye.keyed import Stream
-from undye.metrics.inputs import Images, Inputs, check_inputs, evaluating
+from undye.metrics.inputs import Images, Inputs, check_inputs, check_variance, evaluating
 from undye.samplers import DenoiserLike
 from undye.samplers.base import pairs as grid_pairs
 from undye.samplers.grid import make_grid
@@ -120,10 +120,10 @@ def bits_per_dim(
     denoiser: DenoiserLike,
     images: Images,
     *,
-    label: int | Sequence[int] | None = None,
+    label: int | Sequence[int] | np.ndarray | None = None,
     draws: int | None = None,
     steps: int | None = None,
-    grid: str | Real[Tensor, " k"] = "uniform",
+    grid: str | Tensor | Sequence[int] = "uniform",
     clip: bool | None = None,
     variance: str | None = None,
     seed: int = 0,
@@ -138,7 +138,7 @@ def bits_per_dim(
         images: uint8 (N, H, W, C); or a tensor of real numbers (N, C, H, W) in the model's units, whose likelihood is a
             density: the decoder is then the Gaussian's density, and the bound may be negative.
         label: one class for all, or one for each image; None: none.
-        draws: times drawn for each image, spread so that log-SNR is covered evenly; the decoder's is always taken
+        draws: times drawn for each image, spread by log(1 + SNR); the decoder's is always taken
             beside them. None: every time, which is exact but for the noise.
         steps: length of the chain; None: all T.
         grid: how its steps are spread (see `undye.samplers.grid`), or falling integer times from at most T to 0.
@@ -158,6 +158,7 @@ def bits_per_dim(
         raise UserError(f"the number of draws must be at least 1, got {draws}")
     clip = denoiser.config.clip_x_0 if clip is None else clip
     kind = variance or denoiser.config.variance
+    check_variance(denoiser, kind)
     terms = _Terms.empty(len(inputs), denoiser.schedule.num_steps)
     size = inputs.batch_size(batch_size)
     each = len(times) - 1 if draws is None else min(draws, (len(times) - 2) * draws) + 1
@@ -214,12 +215,13 @@ class _Terms:
         return cls(np.zeros(shape), np.zeros(n), np.full(shape, np.nan), np.full(shape, np.nan))
 
 
-def _times(schedule: NoiseSchedule, steps: int | None, grid: str | Tensor) -> Tensor:
+def _times(schedule: NoiseSchedule, steps: int | None, grid: str | Tensor | Sequence[int]) -> Tensor:
     """The chain's times, int64."""
     if isinstance(grid, str):
         return make_grid(grid, schedule.num_steps, steps)
     if steps is not None and steps != len(grid) - 1:
         raise UserError(f"the grid has {len(grid) - 1} steps, not {steps}: leave steps out")
+    grid = torch.as_tensor(grid)
     try:
         whole = [(int(t), int(s)) == (t, s) for t, s in grid_pairs(grid, schedule)]
     except ValueError as error:
@@ -240,12 +242,13 @@ def _every_step(rows: Tensor, times: Tensor) -> _Visits:
 def _drawn(rows: Tensor, times: Tensor, denoiser: DenoiserLike, draws: int, seed: int, first: int) -> _Visits:
     """The last step of each image, and `draws` others, systematically drawn: a random start and even spacing.
 
-    The KL of a step is about half the error of eps times the step's length in log-SNR, and that error changes by little
-    over the chain where the length changes by orders of magnitude; so steps are drawn by their length in log-SNR.
+    Steps are drawn by their length in log(1 + SNR): the KL of a step is half its length in log-SNR times the squared
+    error of eps, and for normal data of variance 1 that error is SNR / (1 + SNR). So for them each step is drawn by the
+    bits that it costs; real data cost less, but in like proportion.
     """
     n, k = len(rows), len(times) - 1
-    log_snr = denoiser.schedule.log_snr[times[:-1]]
-    length = log_snr.diff()  # of all steps but the last
+    # log(1 + SNR) = -log(1 - alpha_bar); of all steps but the last
+    length = -(-denoiser.schedule.log_alpha_bar_at(times[:-1]).expm1()).log().diff()
     p = length / length.sum() * (1 - UNIFORM_SHARE) + UNIFORM_SHARE / max(1, k - 1)
     edges = p.cumsum(0).numpy()
     starts = np.array([keyed.uniform(seed, Stream.LIKELIHOOD_TIME, first + i) for i in rows.tolist()])
@@ -281,25 +284,27 @@ def _visit(
         )
     ).to(x_0)
     x_t = denoiser.process.q_sample(x_0, v.t, eps)
-    out = inputs.model(denoiser, v.image)(x_t, v.t)
+    out = inputs.ask(denoiser, v.image, x_t, v.t)
     x_0_hat = out.x_0.clamp(-1, 1) if clip else out.x_0
     error = x_0 - x_0_hat
     mse = error.square().mean(dim=(1, 2, 3))
+    if not bool(mse.isfinite().all()):
+        raise UserError("the network's answers are not finite: the model has diverged")
     log_var = variances.log_var(kind, denoiser.schedule, v.t, v.s, out.learned_variance, v.before)
 
     image, t, is_last = v.image.numpy(), v.t.numpy(), v.s == 0
-    terms.x_0_mse[image, t] = mse.double().cpu().numpy()
-    terms.eps_mse[image, t] = (eps - out.eps).square().mean(dim=(1, 2, 3)).double().cpu().numpy()
+    terms.x_0_mse[image, t] = mse.cpu().double().numpy()
+    terms.eps_mse[image, t] = (eps - out.eps).square().mean(dim=(1, 2, 3)).cpu().double().numpy()
 
     if (rows := (~is_last).nonzero().flatten()).numel():
         here = rows.to(x_0.device)
         if log_var.ndim == 1:
             # the same variance everywhere: the KL is linear in the squared error, whose mean will do
-            spread, wrong = log_var[rows], mse[here].double().cpu().sqrt().view(-1, 1, 1, 1)
+            spread, wrong = log_var[rows], mse[here].cpu().double().sqrt().view(-1, 1, 1, 1)
         else:
             spread, wrong = log_var[here], error[here]
-        kl = likelihood.step_kl(denoiser.schedule, wrong, v.t[rows], v.s[rows], spread).double().mean(dim=(1, 2, 3))
-        np.add.at(terms.kl, (image[rows.numpy()], t[rows.numpy()]), (kl.cpu() * v.weight[rows]).numpy())
+        kl = likelihood.step_kl(denoiser.schedule, wrong, v.t[rows], v.s[rows], spread).mean(dim=(1, 2, 3))
+        np.add.at(terms.kl, (image[rows.numpy()], t[rows.numpy()]), (kl.cpu().double() * v.weight[rows]).numpy())
     if (rows := is_last.nonzero().flatten()).numel():
         here = rows.to(x_0.device)
         exact, mean = x_0[here].cpu().double(), x_0_hat[here].cpu().double()

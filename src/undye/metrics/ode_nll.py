@@ -5,8 +5,10 @@ by the trace of the flow's Jacobian. It is the density of another model than the
 sampler's), so the two are independent witnesses of the same network.
 
 The path is followed in sigma space, y = x / sqrt(alpha_bar) = x_0 + sigma eps, where the flow is dy / d log sigma =
-sigma eps(y): nothing of the schedule's own bends is in it. It starts at the time `t_min`, for the network was never
-asked below t = 1; what is measured there is the density of y, which is x_0 with noise of that sigma on it.
+sigma eps(y): nothing of the schedule's own bends is in it. It starts at a small sigma, not at 0, where the density of
+pixels has no limit; what is measured is the density of y there, which is x_0 with noise of that sigma on it. And it
+ends at T, where the model's own starting point is a standard normal: what the schedule leaves of the data there is
+neglected. Both are systematic, and in no error bar.
 """
 
 import math
@@ -23,6 +25,7 @@ from undye.diffusion import score
 from undye.diffusion.likelihood import LEVELS
 from undye.diffusion.ode import State, solve
 from undye.diffusion.process import like
+from undye.diffusion.schedule import NoiseSchedule
 from undye.errors import UserError
 from undye.keyed import Stream
 from undye.metrics.inputs import Images, check_inputs, evaluating
@@ -50,11 +53,11 @@ def ode_bits_per_dim(
     denoiser: DenoiserLike,
     images: Images,
     *,
-    label: int | Sequence[int] | None = None,
+    label: int | Sequence[int] | np.ndarray | None = None,
     trace: str = "hutchinson",
     repeats: int = 1,
     tolerance: float = 1e-3,
-    t_min: float = 0.1,
+    sigma_min: float = 3e-3,
     seed: int = 0,
     first_index: int = 0,
     batch_size: int | None = None,
@@ -70,7 +73,8 @@ def ode_bits_per_dim(
         trace: hutchinson, an unbiased estimate from one random vector; exact, one backward pass for each dimension.
         repeats: independent repetitions, with other dequantisation noise and another random vector each.
         tolerance: of the solver, for a step.
-        t_min: the time where the path starts, in (0, T).
+        sigma_min: the noise where the path starts, in the model's units: 0.003 is 0.4 of a pixel's 255 levels. Below
+            t = 1 the network answers for times that it was never trained on.
         seed: the noise of image i and repeat k is a function of (seed, first_index + i, k) alone.
         first_index: number of the first image.
         batch_size: images at a time; None: chosen from their size. It touches the result within the tolerance only.
@@ -80,12 +84,7 @@ def ode_bits_per_dim(
         UserError: for images, labels or settings that do not fit the model.
     """
     inputs = check_inputs(denoiser, images, label)
-    if not 0 < t_min < denoiser.schedule.num_steps:
-        raise UserError(f"t_min must lie between 0 and T = {denoiser.schedule.num_steps}, got {t_min}")
-    if trace not in ("hutchinson", "exact"):
-        raise UserError(f"unknown trace {trace!r}: choose hutchinson or exact")
-    if repeats < 1 or not tolerance > 0:
-        raise UserError("repeats must be at least 1 and the tolerance above 0")
+    check_settings(denoiser.schedule, trace, repeats, tolerance, sigma_min)
     total, calls, size = np.zeros((repeats, len(inputs))), 0, inputs.batch_size(batch_size)
     with evaluating(denoiser):
         for k in range(repeats):
@@ -103,7 +102,7 @@ def ode_bits_per_dim(
                         progress(before + int(share * here), n)
 
                 log_p, took = log_density(
-                    inputs.model(denoiser, rows), y, probe, t_min, tolerance, inputs.x_0.dtype, inputs.device, along
+                    inputs.model(denoiser, rows), y, probe, sigma_min, tolerance, inputs.dtype, inputs.device, along
                 )
                 if inputs.discrete:
                     log_p = log_p + inputs.dims * math.log(2 / (LEVELS - 1))
@@ -113,32 +112,46 @@ def ode_bits_per_dim(
     return OdeBitsPerDim(total.mean(0), error, calls / total.size)
 
 
+def check_settings(schedule: NoiseSchedule, trace: str, repeats: int, tolerance: float, sigma_min: float) -> None:
+    """Catch settings that make no sense before the work.
+
+    Raises:
+        UserError: for the first of them.
+    """
+    highest = score.sigma_at(schedule.log_alpha_bar[-1:]).item()
+    if not 0 < sigma_min < highest:
+        raise UserError(f"sigma_min must lie between 0 and the noise at T, {highest:.3g}: got {sigma_min}")
+    if trace not in ("hutchinson", "exact"):
+        raise UserError(f"unknown trace {trace!r}: choose hutchinson or exact")
+    if repeats < 1 or not tolerance > 0:
+        raise UserError("repeats must be at least 1 and the tolerance above 0")
+
+
 def log_density(
     model: DenoiserLike,
     y: Tensor,
     probe: Tensor | None,
-    t_min: float,
+    sigma_min: float,
     tolerance: float,
     dtype: torch.dtype,
     device: torch.device,
     along: Callable[[float], None] | None = None,
 ) -> tuple[Tensor, int]:
-    """(log p(y) in nats, (B,); network calls) of the ODE's density at t_min in sigma space.
+    """(log p(y) in nats, (B,); network calls) of the ODE's density at sigma_min.
 
     Args:
         model: the model.
         y: (B, C, H, W), float64 on the CPU.
         probe: (B, C, H, W) of random signs for Hutchinson's estimate of the trace; None: the exact trace.
-        t_min: where the path starts; it ends at T.
+        sigma_min: where the path starts; it ends at T.
         tolerance: of the solver.
         dtype: what the model computes in.
         device: where it does.
         along: told, as the path is followed, how much of it is done, 0 to 1.
     """
     schedule, dims = model.schedule, y[0].numel()
-    ends = schedule.log_alpha_bar_at(torch.tensor([t_min, float(schedule.num_steps)], dtype=torch.float64))
-    start, end = score.sigma_at(ends).log().tolist()
-    lowest = float(schedule.log_alpha_bar[-1])
+    last = schedule.log_alpha_bar[-1:]
+    start, end, lowest = math.log(sigma_min), score.sigma_at(last).log().item(), last.item()
 
     def derivative(u: float, state: State) -> State:
         sigma = math.exp(u)
@@ -155,11 +168,14 @@ def log_density(
             along((u - start) / (end - start))
 
     nothing = torch.zeros(len(y), dtype=torch.float64)
-    solution = solve(derivative, (y, nothing), start, end, tolerance, on_step=on_step)
+    try:
+        solution = solve(derivative, (y, nothing), start, end, tolerance, on_step=on_step)
+    except ArithmeticError as error:
+        raise UserError(f"the probability-flow ODE cannot be followed: {error}") from None
     y_T, change = solution.state
-    a = like((0.5 * ends[1:]).exp().expand(len(y)), y_T)
+    a = like((0.5 * last).exp().expand(len(y)), y_T)
     log_prior = -0.5 * (a * y_T).square().sum(dim=(1, 2, 3)) - 0.5 * dims * math.log(2 * math.pi)
-    return log_prior + dims * 0.5 * ends[1] + change, solution.calls
+    return log_prior + dims * 0.5 * lowest + change, solution.calls
 
 
 def _trace(value: Tensor, at: Tensor, probe: Tensor | None) -> Tensor:

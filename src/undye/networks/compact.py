@@ -17,17 +17,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from undye.config import CompactConfig
-from undye.networks.blocks import concat, crop_like, from_heads, pad_to_multiple, to_heads
+from undye.networks.attention import from_heads, to_heads
 from undye.networks.embedding import ClassEmbedding, sinusoidal
+from undye.networks.initialisation import init_zero
+from undye.networks.padding import crop_like, pad_to_multiple
 
 TIME_FEATURES = 64
-
-
-def zero_(layer: nn.Conv2d) -> None:
-    """Start a layer at nothing: residual branches and the output, which then begin as the identity and zero."""
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
 
 
 class Norm(nn.Module):
@@ -58,7 +53,7 @@ class Block(nn.Module):
         self.norm2 = Norm(channels, affine=False)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        zero_(self.conv2)
+        init_zero(self.conv2)
 
     def forward(self, x: Float[Tensor, "b c h w"], emb: Float[Tensor, "b e"]) -> Float[Tensor, "b c h w"]:
         """x: features; emb: the time (and class) embedding, after its nonlinearity."""
@@ -76,7 +71,7 @@ class Attention(nn.Module):
         self.norm = Norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = nn.Conv2d(channels, channels, 1)
-        zero_(self.proj)
+        init_zero(self.proj)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Attend, project, add."""
@@ -136,7 +131,14 @@ class CompactUNet(nn.Module):
     edge_layers = ("stem", "head")
     """The layers that face the image, which optimisers may treat apart."""
 
-    def __init__(self, config: CompactConfig, channels: int, out_channels: int, num_classes: int | None = None):
+    def __init__(
+        self,
+        config: CompactConfig,
+        channels: int,
+        out_channels: int,
+        num_classes: int | None = None,
+        null_label: bool = True,
+    ):
         super().__init__()
         self.config = config
         widths, patch = config.channels, config.patch
@@ -147,7 +149,7 @@ class CompactUNet(nn.Module):
             return Stage(widths[level], config.blocks[level], c_emb, config.dropout, head_channels)
 
         self.time_mlp = nn.Sequential(nn.Linear(TIME_FEATURES, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb))
-        self.class_embedding = None if num_classes is None else ClassEmbedding(num_classes, c_emb)
+        self.class_embedding = None if num_classes is None else ClassEmbedding(num_classes, c_emb, null_label)
         self.stem = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
         upper = range(len(widths) - 1)
         self.down = nn.ModuleList(stage(level) for level in upper)
@@ -158,15 +160,15 @@ class CompactUNet(nn.Module):
         self.up = nn.ModuleList(stage(level) for level in upper)
         self.norm_out = Norm(widths[0])
         self.head = nn.Conv2d(widths[0], out_channels * patch**2, 3, padding=1)
-        zero_(self.head)
+        init_zero(self.head)
 
     def forward(
         self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], label: Int64[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b d h w"]:
-        """x: noisy images; t: the time as the Denoiser states it; label: classes, None for the null label."""
+        """x: noisy images; t: the time as the Denoiser states it; label: classes, None for the null label if any."""
         emb = self.time_mlp(sinusoidal(t, TIME_FEATURES).to(x.dtype))
         if self.class_embedding is not None:
-            emb = emb + self.class_embedding(label, len(x))
+            emb = emb + self.class_embedding(label, x.shape[0])
         emb = F.silu(emb)
         h = F.pixel_unshuffle(pad_to_multiple(x, self.stride), self.config.patch)
         h = self.stem(h.contiguous(memory_format=torch.channels_last))
@@ -177,7 +179,7 @@ class CompactUNet(nn.Module):
             h = fold(h)
         h = self.middle(h, emb)
         for level in reversed(range(len(self.up))):
-            h = self.join[level](concat(self.unfold[level](h), skips[level]))
+            h = self.join[level](torch.cat([self.unfold[level](h), skips[level]], dim=1))
             h = self.up[level](h, emb)
         h = self.head(F.silu(self.norm_out(h)))
         return crop_like(F.pixel_shuffle(h, self.config.patch), x, self.stride)

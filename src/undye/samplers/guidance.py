@@ -16,9 +16,14 @@ class Conditioned:
     """Classifier-free guidance, Ho and Salimans 2022, with eps = eps_null + weight (eps_label - eps_null).
 
     Weight 1 is the conditional model (one network call), 0 the unconditional one, above 1 exaggerates the class.
+
+    Raises:
+        UserError: for another weight than 1, if the model has no null label.
     """
 
     def __init__(self, denoiser: Denoiser, label: Int64[Tensor, " b"], weight: float = 1.0):
+        if weight != 1 and not denoiser.config.null_label:
+            raise UserError("this model knows no null label, so there is nothing to guide away from: use guidance 1")
         self.denoiser, self.label, self.weight = denoiser, label, weight
         self.config, self.schedule, self.process = denoiser.config, denoiser.schedule, denoiser.process
 
@@ -34,7 +39,7 @@ class Conditioned:
         return replace(conditional, x_0=x_0, eps=eps)
 
 
-def class_labels(label: int | Sequence[int], n: int, num_classes: int | None) -> Int64[Tensor, " n"]:
+def class_labels(label: int | Sequence[int] | np.ndarray, n: int, num_classes: int | None) -> Int64[Tensor, " n"]:
     """One label for each of `n` images, from one for all or one for each.
 
     Raises:
@@ -42,7 +47,10 @@ def class_labels(label: int | Sequence[int], n: int, num_classes: int | None) ->
     """
     if num_classes is None:
         raise UserError("this model was trained without labels: use it without one")
-    labels = np.asarray(label, dtype=np.int64)
+    labels = np.asarray(label)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(f"labels are whole numbers, not {labels.dtype}")
+    labels = labels.astype(np.int64)
     if labels.ndim == 0:
         labels = np.full(n, labels)
     if labels.shape != (n,):

@@ -83,11 +83,16 @@ def read_toml(path: Path) -> dict[str, Any]:
         UserError: if it cannot be read.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
+    training = data.get("training")
+    if isinstance(training, dict) and isinstance(training.get("stratified"), bool):
+        # what version 0.1.0 called it
+        training["timesteps"] = "stratified" if training.pop("stratified") else "uniform"
+    return data
 
 
 def continue_run(stored: RunConfig, asked: RunConfig) -> RunConfig:

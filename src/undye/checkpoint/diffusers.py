@@ -1,0 +1,312 @@
+"""Folders of the diffusers library: a UNet2DModel with a DDPM or DDIM scheduler, as DDPMPipeline loads and saves them.
+
+model_index.json                                what the parts are
+unet/config.json, diffusion_pytorch_model.*     the network
+scheduler/scheduler_config.json                 schedule, prediction, variance, clipping
+
+Older folders have the files of the network, and scheduler_config.json, side by side at the top; they are read too.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from undye.checkpoint.imported import Imported, Settings, state_dict_of
+from undye.checkpoint.native import read_json, read_weights, write_tensors
+from undye.config import ModelConfig, ScheduleConfig, UNetConfig
+from undye.denoiser import Denoiser, build_schedule, channels_last
+from undye.diffusion.schedule_names import called_in, translate
+from undye.errors import UserError
+from undye.files import atomic_path
+from undye.networks.names_diffusers import (
+    from_diffusers_config,
+    from_diffusers_weights,
+    to_diffusers_config,
+    to_diffusers_weights,
+)
+from undye.networks.spec import UNetSpec
+
+WEIGHTS = "diffusion_pytorch_model"
+PREDICTIONS = {"eps": "epsilon", "x_0": "sample", "v": "v_prediction"}
+VARIANCES = {
+    "fixed_small": "fixed_small",
+    "fixed_small_log": "fixed_small",
+    "fixed_large": "fixed_large",
+    "fixed_large_log": "fixed_large",
+    "learned_range": "learned_range",
+}
+SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
+
+
+def is_diffusers(folder: Path) -> bool:
+    """Whether a folder looks like one that diffusers wrote."""
+    if (folder / "model_index.json").is_file() or (folder / "unet" / "config.json").is_file():
+        return True
+    try:
+        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and "_class_name" in data
+
+
+def export_diffusers(denoiser: Denoiser, folder: Path) -> Path:
+    """Write a model as a folder that DDPMPipeline and DDIMPipeline load and sample from, whole or not at all.
+
+    Raises:
+        UserError: naming what diffusers cannot express, or if `folder` exists.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} exists already: choose another name")
+    unet, scheduler = unet_config(denoiser.config), scheduler_config(denoiser.config)
+    weights = to_diffusers_weights(denoiser.network.state_dict())
+    with atomic_path(folder, durable=True) as temporary:
+        (temporary / "unet").mkdir(parents=True)
+        (temporary / "scheduler").mkdir()
+        index = {
+            "_class_name": "DDPMPipeline",
+            "scheduler": ["diffusers", scheduler["_class_name"]],
+            "unet": ["diffusers", unet["_class_name"]],
+        }
+        _write(temporary / "model_index.json", index)
+        _write(temporary / "unet" / "config.json", unet)
+        _write(temporary / "scheduler" / "scheduler_config.json", scheduler)
+        write_tensors(weights, temporary / "unet" / f"{WEIGHTS}.safetensors", {"format": "pt"})
+        (temporary / "README.md").write_text(_card(denoiser), encoding="utf-8")
+    return folder
+
+
+def unet_config(config: ModelConfig) -> dict[str, Any]:
+    """The UNet2DModel of a model.
+
+    Raises:
+        UserError: naming what diffusers cannot express.
+    """
+    if not isinstance(config.network, UNetConfig):
+        raise UserError(
+            f"diffusers has no network like undye's {config.network.kind}: only models with network kind unet "
+            "(presets ddpm-cifar10, ddpm-256) can be exported to it"
+        )
+    if config.time_input != "zero_based":
+        raise UserError("diffusers tells its networks t - 1: a model with time_input per_mille cannot be exported")
+    if config.num_classes is not None:
+        raise UserError("diffusers' DDPMPipeline gives its network no class: a model with classes cannot be exported")
+    learned = config.variance == "learned_range"
+    return to_diffusers_config(
+        UNetSpec(
+            config=config.network,
+            channels=config.channels,
+            out_channels=config.channels * (2 if learned else 1),
+            image_size=config.image_size,
+        )
+    )
+
+
+def scheduler_config(config: ModelConfig) -> dict[str, Any]:
+    """The DDPMScheduler of a model, with every setting stated that diffusers would otherwise choose.
+
+    Raises:
+        UserError: naming what diffusers cannot express.
+    """
+    if config.prediction not in PREDICTIONS:
+        raise UserError(f"diffusers has no model that predicts {config.prediction}: it cannot be exported")
+    if config.variance not in VARIANCES:
+        raise UserError(
+            f"diffusers means something else by a variance that is {config.variance}: it cannot be exported"
+        )
+    return {
+        "_class_name": "DDPMScheduler",
+        "num_train_timesteps": config.schedule.num_steps,
+        **_betas(config.schedule),
+        "variance_type": config.variance,
+        "clip_sample": config.clip_x_0,
+        "clip_sample_range": 1.0,
+        "prediction_type": PREDICTIONS[config.prediction],
+        "thresholding": False,
+        # undye's even grid: from T down, where "leading" would start below T and never see pure noise
+        "timestep_spacing": "trailing",
+        "steps_offset": 0,
+        "rescale_betas_zero_snr": config.schedule.zero_terminal_snr,
+        # of DDIM: the last step arrives at the data itself
+        "set_alpha_to_one": True,
+    }
+
+
+def _betas(schedule: ScheduleConfig) -> dict[str, Any]:
+    """The schedule by diffusers' name, or as a list of betas where it has none."""
+    plain = build_schedule(replace(schedule, zero_terminal_snr=False))
+    ends = plain.beta[[1, -1]].tolist()
+    factor = 1000 / schedule.num_steps if schedule.rescale_betas else 1.0
+    start = (1e-4 if schedule.beta_start is None else schedule.beta_start) * factor
+    end = (0.02 if schedule.beta_end is None else schedule.beta_end) * factor
+    try:
+        named: dict[str, Any] = {"beta_schedule": called_in("diffusers", schedule.name), "trained_betas": None}
+    except ValueError:
+        named = {"beta_schedule": "linear", "trained_betas": plain.beta[1:].tolist()}
+        start, end = ends
+    return {"beta_start": start, "beta_end": end, **named}
+
+
+def read_diffusers(folder: Path, settings: Settings) -> Imported:
+    """A model from a folder that diffusers wrote.
+
+    Raises:
+        UserError: for files that are missing or damaged, or say what undye cannot do.
+    """
+    unet = folder / "unet" if (folder / "unet").is_dir() else folder
+    places = (folder / "scheduler", folder)
+    scheduler = next((p for p in (d / "scheduler_config.json" for d in places) if p.is_file()), None)
+    data = _mapping(read_json(unet / "config.json"), unet / "config.json")
+    if data.get("_class_name") != "UNet2DModel":
+        raise UserError(f"{unet / 'config.json'} is of a {data.get('_class_name')}: only UNet2DModel can be read")
+    spec = from_diffusers_config(data, null_label=settings.take("null_label", False))
+    model: dict[str, Any] = {"clip_x_0": True, "variance": "fixed_small", "prediction": "eps"}
+    if scheduler is None:
+        settings.note(f"{folder} has no scheduler_config.json: the schedule is taken to be linear, T = 1000")
+        model["schedule"] = ScheduleConfig()
+    else:
+        model.update(read_scheduler(_mapping(read_json(scheduler), scheduler), scheduler, settings))
+    if spec.out_channels == 2 * spec.channels and model["variance"] != "learned_range":
+        settings.note("the network has twice as many outputs as the images channels: variance learned_range")
+        model["variance"] = "learned_range"
+    needed = spec.channels * (2 if model["variance"] == "learned_range" else 1)
+    if spec.out_channels != needed:
+        raise UserError(f"{unet / 'config.json'}: out_channels {spec.out_channels} should be {needed}")
+    size = settings.take("image_size", spec.image_size)
+    if size is None:
+        raise UserError(f"{unet / 'config.json'} does not say the image size: give --set image_size=HxW")
+    if spec.channels not in (1, 3):
+        raise UserError(f"the model is for images of {spec.channels} channels: undye's have 1 or 3")
+    config = ModelConfig(
+        network=spec.config, image_size=size, channels=spec.channels, num_classes=spec.num_classes,
+        null_label=spec.null_label, time_input="zero_based", **settings.over(model),
+    )  # fmt: skip
+    weights = from_diffusers_weights(_weights(unet), spec)
+    with torch.device("meta"):
+        denoiser = Denoiser.from_config(config)
+    denoiser.network.load_state_dict({k: v.float().contiguous() for k, v in weights.items()}, assign=True)
+    return Imported(channels_last(denoiser).eval(), "diffusers", settings.notes)
+
+
+def read_scheduler(data: Mapping[str, Any], where: Path, settings: Settings) -> dict[str, Any]:
+    """Fields of ModelConfig that a scheduler's configuration decides.
+
+    Raises:
+        UserError: naming what undye cannot do.
+    """
+    if data.get("_class_name") not in SCHEDULERS:
+        raise UserError(f"{where} is of a {data.get('_class_name')}: only {' and '.join(SCHEDULERS)} can be read")
+    for key, needed in {"thresholding": False, "clip_sample_range": 1.0}.items():
+        if data.get(key, needed) != needed:
+            raise UserError(f"{where}: {key} {data[key]!r} is not supported, only {needed}")
+    prediction = {v: k for k, v in PREDICTIONS.items()}.get(data.get("prediction_type", "epsilon"))
+    if prediction is None:
+        raise UserError(f"{where}: prediction_type {data['prediction_type']!r} is not supported")
+    if data["_class_name"] == "DDIMScheduler":
+        variance = "fixed_small"
+        settings.note("a DDIM scheduler says nothing of ancestral sampling: variance fixed_small, as DDPMScheduler's")
+    elif (variance := VARIANCES.get(data.get("variance_type", "fixed_small"))) is None:
+        raise UserError(f"{where}: variance_type {data['variance_type']!r} is not supported")
+    return {
+        "prediction": prediction,
+        "variance": variance,
+        "clip_x_0": bool(data.get("clip_sample", True)),
+        "schedule": _schedule(data, where),
+    }
+
+
+def _schedule(data: Mapping[str, Any], where: Path) -> ScheduleConfig:
+    num_steps, zero = data.get("num_train_timesteps", 1000), bool(data.get("rescale_betas_zero_snr", False))
+    if not isinstance(num_steps, int) or isinstance(num_steps, bool) or not 1 <= num_steps <= 1_000_000:
+        raise UserError(f"{where}: num_train_timesteps {num_steps!r} is not a number of timesteps")
+    if (listed := data.get("trained_betas")) is not None:
+        return _named_by_betas(listed, num_steps, zero, where)
+    theirs = data.get("beta_schedule", "linear")
+    try:
+        ours, _ = translate("diffusers", theirs)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    ends: dict[str, float | None] = {"beta_start": None, "beta_end": None}
+    if ours != "cosine":
+        for key, usual in (("beta_start", 1e-4), ("beta_end", 0.02)):
+            value = data.get(key, usual)
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise UserError(f"{where}: {key} {value!r} is not a number")
+            ends[key] = None if value == usual else float(value)
+    config = ScheduleConfig(name=cast(Any, ours), num_steps=num_steps, zero_terminal_snr=zero)
+    config = replace(config, beta_start=ends["beta_start"], beta_end=ends["beta_end"])
+    _check(config, where)
+    return config
+
+
+def _named_by_betas(listed: Any, num_steps: int, zero: bool, where: Path) -> ScheduleConfig:
+    """A list of betas is one of undye's schedules, or cannot be said."""
+    if not isinstance(listed, list) or not all(isinstance(b, int | float) for b in listed) or len(listed) != num_steps:
+        raise UserError(f"{where}: trained_betas is not a list of {num_steps} numbers")
+    given = torch.tensor(listed, dtype=torch.float64)
+    names: tuple[Literal["linear", "scaled_linear", "sqrt", "sigmoid", "cosine"], ...]
+    names = ("linear", "scaled_linear", "sqrt", "sigmoid", "cosine")
+    for name in names:
+        for rescale in (False, True) if name != "cosine" else (False,):
+            config = ScheduleConfig(name=name, num_steps=num_steps, rescale_betas=rescale, zero_terminal_snr=zero)
+            try:
+                beta = build_schedule(ScheduleConfig(name=name, num_steps=num_steps, rescale_betas=rescale)).beta[1:]
+            except ValueError:
+                continue
+            if torch.allclose(beta, given, rtol=1e-6, atol=1e-12):
+                return config
+    raise UserError(f"{where}: trained_betas is none of undye's named schedules, and others cannot be stored")
+
+
+def _check(config: ScheduleConfig, where: Path) -> None:
+    try:
+        build_schedule(config)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    for name in (f"{WEIGHTS}.safetensors", f"{WEIGHTS}.bin"):
+        if (folder / name).is_file():
+            path = folder / name
+            return read_weights(path) if name.endswith("safetensors") else state_dict_of(path)
+    raise UserError(f"{folder} has no {WEIGHTS}.safetensors and no {WEIGHTS}.bin")
+
+
+def _mapping(data: Any, where: Path) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise UserError(f"{where} is not a table of settings")
+    return data
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _card(denoiser: Denoiser) -> str:
+    c = denoiser.config
+    return "\n".join(
+        [
+            "---",
+            "library_name: diffusers",
+            "tags: [unconditional-image-generation, ddpm]",
+            "---",
+            "",
+            "# A denoising diffusion model",
+            "",
+            f"- images: {c.image_size[0]}x{c.image_size[1]}, {c.channels} channel(s), in [-1, 1]",
+            f"- predicts {c.prediction}; variance {c.variance}; T = {c.schedule.num_steps}",
+            "",
+            "```python",
+            "from diffusers import DDIMPipeline",
+            "",
+            'pipeline = DDIMPipeline.from_pretrained("PATH/OF/THIS/FOLDER")',
+            "images = pipeline(batch_size=4, num_inference_steps=50, use_clipped_model_output=True).images",
+            "```",
+            "",
+        ]
+    )

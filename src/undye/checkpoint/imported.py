@@ -1,0 +1,140 @@
+"""What the readers of other projects' models share: settings from the user, notes for the user, safe unpickling."""
+
+import pickle
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undye.config import ModelConfig
+from undye.data.names import parse_image_size
+from undye.denoiser import Denoiser
+from undye.errors import UserError
+from undye.structure import structure
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A model of another project.
+
+    Attributes:
+        denoiser: the model, in eval mode.
+        kind: the project's name.
+        notes: lines for the user: what the file does not say, and what was taken instead.
+    """
+
+    denoiser: Denoiser
+    kind: str
+    notes: list[str]
+
+
+@dataclass
+class Settings:
+    """What the user says of a model where its file does not: KEY=VALUE each.
+
+    Keys are the fields of ModelConfig (prediction, variance, clip_x_0, ...), schedule.NAME for those of its schedule,
+    and those that a reader takes for itself. `check_used` finds the ones that nobody asked for.
+    """
+
+    values: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    _used: set[str] = field(default_factory=set)
+
+    @classmethod
+    def parse(cls, pairs: tuple[str, ...] | list[str]) -> "Settings":
+        """From KEY=VALUE texts.
+
+        Raises:
+            UserError: for a text without `=`, or a key that is given twice.
+        """
+        values: dict[str, str] = {}
+        for pair in pairs:
+            key, equals, value = pair.partition("=")
+            if not equals or not key:
+                raise UserError(f"--set takes KEY=VALUE, not {pair!r}")
+            if key in values:
+                raise UserError(f"--set {key} is given twice")
+            values[key] = value
+        return cls(values)
+
+    def note(self, line: str) -> None:
+        """Say something to the user."""
+        self.notes.append(line)
+
+    def take(self, key: str, usual: Any) -> Any:
+        """The user's value for `key`, read as what `usual` is; else `usual`."""
+        if key not in self.values:
+            return usual
+        self._used.add(key)
+        text = self.values[key]
+        if key == "image_size":
+            return parse_image_size(text)
+        return _read(text, type(usual), f"--set {key}") if usual is not None else text
+
+    def over(self, model: dict[str, Any]) -> dict[str, Any]:
+        """Fields of ModelConfig with the user's in place of those of the file."""
+        merged = dict(model)
+        known = {f.name for f in fields(ModelConfig)} - {"network", "image_size", "channels", "schedule"}
+        for key, text in self.values.items():
+            if key in known and key in model:
+                merged[key] = self.take(key, model[key])
+            elif key.startswith("schedule.") and "schedule" in model:
+                self._used.add(key)
+                name = key.removeprefix("schedule.")
+                schedule = merged["schedule"]
+                if name not in vars(schedule):
+                    raise UserError(f"--set {key}: a schedule has {', '.join(vars(schedule))}")
+                kinds = {"name": str, "num_steps": int, "rescale_betas": bool, "zero_terminal_snr": bool}
+                value = _read(text, kinds.get(name, float), f"--set {key}")
+                merged["schedule"] = structure(type(schedule), {name: value}, "--set schedule", schedule)
+        return merged
+
+    def check_used(self) -> None:
+        """Raise a UserError if a setting of the user's was asked for by nobody."""
+        if unused := sorted(set(self.values) - self._used):
+            raise UserError(f"--set {unused[0]}: no such setting for this kind of model")
+
+
+def _read(text: str, kind: type, where: str) -> Any:
+    if kind is bool:
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        raise UserError(f"{where}: true or false, not {text!r}")
+    try:
+        return kind(text)
+    except ValueError:
+        raise UserError(f"{where}: {text!r} is not a number") from None
+
+
+def state_dict_of(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of torch.save, read with weights_only: nothing in it is run.
+
+    Raises:
+        UserError: if it is damaged, or holds anything but tensors and plain data.
+    """
+    data = read_pickle(path)
+    if not isinstance(data, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in data.items()):
+        raise UserError(f"{path} is no state dict: it should hold named tensors and nothing else")
+    return data
+
+
+def read_pickle(path: Path) -> Any:
+    """What a file of torch.save holds, read with weights_only: nothing in it is run.
+
+    Raises:
+        UserError: if it is damaged, or holds anything but tensors and plain data.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"no file {path}") from None
+    except pickle.UnpicklingError as error:
+        what = " ".join(str(error).split()).split(". ")[0]
+        raise UserError(f"{path} holds more than tensors and plain data, and is not read: {what}") from None
+    except MemoryError:
+        raise UserError(f"{path} claims to be larger than the memory: it is damaged") from None
+    except Exception as error:  # torch raises all sorts for a damaged file, and each of them means just that
+        what = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is damaged, or no file of torch.save ({type(error).__name__}: {what})") from None

@@ -1,0 +1,56 @@
+"""`undye.load`: a model from whatever holds one: undye's own folders, or another project's files."""
+
+from os import PathLike
+from pathlib import Path
+
+import torch
+
+from undye.checkpoint import diffusers, native, openai
+from undye.checkpoint.imported import Imported, Settings
+from undye.denoiser import Denoiser
+from undye.errors import UserError
+
+
+def load(
+    source: str | PathLike[str], device: str | torch.device = "cpu", settings: dict[str, str] | None = None
+) -> Denoiser:
+    """A trained model, in eval mode; undye's own with its EMA weights.
+
+    Args:
+        source: a run folder (its newest checkpoint), a checkpoint folder, a folder that diffusers wrote, or a .pt file
+            of OpenAI's improved-diffusion or guided-diffusion.
+        device: where to put it.
+        settings: what another project's file does not say, see `Settings`: as `undye import --set KEY=VALUE`.
+
+    Raises:
+        UserError: if there is no model there, or its files are damaged or say what undye cannot do.
+    """
+    source = Path(source)
+    if not is_foreign(source):
+        if settings:
+            raise UserError("settings are for other projects' models: undye's own say all of it themselves")
+        return native.load(source, device)
+    return read_foreign(source, Settings(dict(settings or {}))).denoiser.to(device)
+
+
+def is_foreign(source: Path) -> bool:
+    """Whether something is not of undye's own making: a file, or a folder of diffusers'."""
+    return source.is_file() or (source.is_dir() and diffusers.is_diffusers(source))
+
+
+def read_foreign(source: Path, settings: Settings) -> Imported:
+    """A model of another project, with notes on what was not said.
+
+    Raises:
+        UserError: for what cannot be read, and for settings that nobody asked for.
+    """
+    if source.is_dir() and diffusers.is_diffusers(source):
+        found = diffusers.read_diffusers(source, settings)
+    elif source.is_file():
+        found = openai.read_openai(source, settings)
+    elif source.exists():
+        raise UserError(f"{source} holds no model of another project: give a folder of diffusers or a .pt file")
+    else:
+        raise UserError(f"no model at {source}")
+    settings.check_used()
+    return found
