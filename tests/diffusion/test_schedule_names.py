@@ -10,7 +10,14 @@ from diffusers import DDPMScheduler
 
 from undye.diffusion import schedule_names
 from undye.diffusion.schedule import SCHEDULES, NoiseSchedule
-from undye.diffusion.schedule_names import PROJECTS, WITHOUT_COUNTERPART, called_in, from_project, translate
+from undye.diffusion.schedule_names import (
+    PROJECTS,
+    PUBLISHED_ENDS,
+    WITHOUT_COUNTERPART,
+    called_in,
+    from_project,
+    translate,
+)
 
 
 def sigmoid(x):
@@ -118,6 +125,17 @@ def test_one_word_means_different_betas():
     assert annotated.beta[1].item() == pytest.approx(1e-4)
     assert others.beta[1].item() == pytest.approx(4.1e-5, rel=0.02)
     assert others.alpha_bar[-1] / annotated.alpha_bar[-1] == pytest.approx(10, rel=0.1)
+
+
+def test_published_ends():
+    """The paper's, and those of latent diffusion's and Stable Diffusion's models, which leave signal at T."""
+    left = {
+        model: NoiseSchedule.named(name, 1000, beta_start=start, beta_end=end).alpha_bar[-1].item()
+        for model, (name, start, end) in PUBLISHED_ENDS.items()
+    }
+    assert left["ddpm"] == NoiseSchedule.named("linear").alpha_bar[-1].item()
+    assert left["stable-diffusion"] == pytest.approx(0.0047, abs=5e-5)
+    assert left["latent-diffusion"] == pytest.approx(1.42e-4, rel=0.01)
 
 
 def test_options_go_over_the_projects_own():

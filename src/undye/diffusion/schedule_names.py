@@ -1,6 +1,7 @@
 """What other projects call the noise schedules: the same word means different betas in different places.
 
-The table, by project, with the beta ends that each takes where none are given (undye's own are 1e-4 and 0.02):
+The table, by project. Where a schedule has ends, beta_1 and beta_T, all of these take Ho et al.'s 1e-4 and 0.02 if none
+are given; the models that were published with others are in `PUBLISHED_ENDS`.
 
 | project                | their name         | here                                                       |
 |------------------------|--------------------|------------------------------------------------------------|
@@ -58,6 +59,13 @@ PROJECTS: Mapping[str, Mapping[str, Named]] = {
         "cosine": ("cosine", {"min_beta": 1e-4, "max_beta": 0.9999}),
     },
 }
+
+PUBLISHED_ENDS: Mapping[str, tuple[str, float, float]] = {
+    "ddpm": ("linear", 1e-4, 0.02),
+    "latent-diffusion": ("scaled_linear", 0.0015, 0.0195),
+    "stable-diffusion": ("scaled_linear", 0.00085, 0.012),
+}
+"""Models and the schedule they were trained with, in undye's words: (name, beta_start, beta_end), T = 1000."""
 
 WITHOUT_COUNTERPART: Mapping[str, Mapping[str, str]] = {
     "original": {
