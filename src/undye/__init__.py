@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from undye.api import train
-    from undye.checkpoint.native import load
+    from undye.checkpoint.load import load
     from undye.config import CompactConfig, ModelConfig, ScheduleConfig, UNetConfig
     from undye.data.load import load_images
     from undye.denoiser import Denoised, Denoiser
@@ -41,7 +41,7 @@ _HOME = {
     "bits_per_dim": "metrics.nll",
     "evaluate": "metrics.evaluate",
     "forward_film": "films",
-    "load": "checkpoint.native",
+    "load": "checkpoint.load",
     "load_images": "data.load",
     "ode_bits_per_dim": "metrics.ode_nll",
     "run_preset": "training.presets",

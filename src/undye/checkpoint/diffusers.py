@@ -227,7 +227,7 @@ def _schedule(data: Mapping[str, Any], where: Path) -> ScheduleConfig:
         return _named_by_betas(listed, num_steps, zero, where)
     theirs = data.get("beta_schedule", "linear")
     try:
-        ours, _ = translate("diffusers", theirs)
+        ours, _ = translate("diffusers", str(theirs))
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
     ends: dict[str, float | None] = {"beta_start": None, "beta_end": None}

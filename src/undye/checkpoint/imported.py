@@ -79,7 +79,8 @@ class Settings:
         known = {f.name for f in fields(ModelConfig)} - {"network", "image_size", "channels", "schedule"}
         for key, text in self.values.items():
             if key in known and key in model:
-                merged[key] = self.take(key, model[key])
+                value = self.take(key, model[key])
+                merged[key] = getattr(structure(ModelConfig, {key: value}, "--set", ModelConfig()), key)
             elif key.startswith("schedule.") and "schedule" in model:
                 self._used.add(key)
                 name = key.removeprefix("schedule.")

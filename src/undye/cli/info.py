@@ -27,25 +27,35 @@ def main(args: list[str]) -> int:
     if not Path(a.model).exists():
         raise UserError(f"no model at {a.model}: give a run folder or a checkpoint folder")
 
+    from undye.checkpoint.imported import Settings
+    from undye.checkpoint.load import is_foreign, read_foreign
     from undye.checkpoint.native import WEIGHTS, find_checkpoint, load, read_about
     from undye.diffusion.terminal import terminal
     from undye.structure import unstructure
 
-    folder = find_checkpoint(a.model)
-    denoiser = load(folder)
+    source, notes = Path(a.model), []
+    if is_foreign(source):
+        found = read_foreign(source, Settings())
+        folder, denoiser, notes = source, found.denoiser, found.notes
+        about = {"written_by": found.kind}
+        files = [source] if source.is_file() else [p for p in source.rglob("*") if p.suffix in (".safetensors", ".bin")]
+        size = sum(p.stat().st_size for p in files)
+    else:
+        folder = find_checkpoint(a.model)
+        denoiser, about, size = load(folder), read_about(folder), (folder / WEIGHTS).stat().st_size
     config, schedule = denoiser.config, denoiser.schedule
     end = terminal(schedule)
     facts = {
         "checkpoint": str(folder),
         "parameters": sum(p.numel() for p in denoiser.network.parameters()),
-        "weights_bytes": (folder / WEIGHTS).stat().st_size,
+        "weights_bytes": size,
         "resumable": (folder / "train_state").is_dir(),
-        "about": read_about(folder),
+        "about": about,
         "model": unstructure(config),
         "terminal": vars(end),
     }
     if a.json:
-        print(json.dumps(facts, indent=2))
+        print(json.dumps({**facts, "notes": notes} if notes else facts, indent=2))
         return 0
     height, width = config.image_size
     classes = "none"
@@ -73,4 +83,6 @@ def main(args: list[str]) -> int:
     width_of_keys = max(map(len, rows))
     for key, value in rows.items():
         print(f"{key:<{width_of_keys}}  {value}")
+    for note in notes:
+        print(f"note: {note}")
     return 0

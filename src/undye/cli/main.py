@@ -19,6 +19,8 @@ COMMANDS = {
     "eval": "measure how good a model is: bits per dimension, rate-distortion",
     "forward": "show how images dissolve into noise: the forward process as a film",
     "info": "say what a model is",
+    "import": "turn another project's model into a checkpoint of undye's",
+    "export": "write a model in the form of another project",
 }
 
 
@@ -77,7 +79,7 @@ def _dispatch(args: list[str]) -> int:
         close = difflib.get_close_matches(args[0], COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise UserError(f"unknown command {args[0]!r}: {hint}commands are {', '.join(COMMANDS)}")
-    module = "evaluate" if args[0] == "eval" else args[0]  # eval is a builtin of Python
+    module = {"eval": "evaluate", "import": "imports"}.get(args[0], args[0])  # Python's own words
     return importlib.import_module(f"undye.cli.{module}").main(args[1:])
 
 

@@ -62,7 +62,7 @@ def main(args: list[str]) -> int:
     if not Path(a.model).exists():
         raise UserError(f"no model at {a.model}: give a run folder or a checkpoint folder")
 
-    from undye.checkpoint.native import load
+    from undye.checkpoint.load import load
     from undye.device import pick_device, set_threads
     from undye.pictures import check_film, check_target, save_film, save_images
     from undye.sampling import SampleRequest, film, sample, with_options

@@ -4,12 +4,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from undye import keyed
-from undye.checkpoint.native import find_checkpoint, load, read_about
+from undye.checkpoint.load import is_foreign, load
+from undye.checkpoint.native import find_checkpoint, read_about
 from undye.data import load_images
 from undye.data.source import ImageSource
 from undye.denoiser import Denoiser
@@ -136,15 +138,21 @@ def evaluate(
     if isinstance(model, Denoiser):
         denoiser = model
     else:
-        folder = find_checkpoint(str(model))
-        denoiser, about = load(folder, pick_device(device)), {"checkpoint": str(folder), **read_about(folder)}
+        path = Path(model)
+        folder = path if is_foreign(path) else find_checkpoint(path)
+        known = {} if is_foreign(path) else {"weights": "ema", **read_about(folder)}
+        denoiser, about = load(folder, pick_device(device)), {"checkpoint": str(folder), **known}
     source = load_images(
         data, split=split, image_size=image_size, channels=channels, labels=labels, upscale=upscale,
         progress=None if progress is None else lambda done, total: progress("loading", done, total),
     )  # fmt: skip
     return {
         "undye": _version(),
-        "model": {**about, "weights": "ema", "config": unstructure(denoiser.config)},
+        "model": {
+            **about,
+            "weights": "ema" if about["checkpoint"] and not is_foreign(Path(about["checkpoint"])) else None,
+            "config": unstructure(denoiser.config),
+        },
         **measure(denoiser, source, request, progress),
     }
 

@@ -244,9 +244,9 @@ def from_diffusers_config(data: Mapping[str, Any], null_label: bool = False) -> 
             downsample_padding="symmetric" if s["downsample_padding"] and resample == "conv" else "right_bottom",
             time_order="cos_sin" if s["flip_sin_to_cos"] else "sin_cos",
             time_denominator="half-1" if s["freq_shift"] else "half",
-            dropout=float(s["dropout"]),
+            dropout=_real(s, "dropout"),
             norm_groups=groups,
-            norm_eps=float(s["norm_eps"]),
+            norm_eps=_real(s, "norm_eps"),
             init="torch",
         ),
         channels=_number(s, "in_channels"),
@@ -294,6 +294,12 @@ def _number(s: Mapping[str, Any], key: str) -> int:
     if not isinstance(s[key], int) or isinstance(s[key], bool) or s[key] < 1:
         raise _cannot(s, key)
     return s[key]
+
+
+def _real(s: Mapping[str, Any], key: str) -> float:
+    if not isinstance(s[key], int | float) or isinstance(s[key], bool):
+        raise _cannot(s, key)
+    return float(s[key])
 
 
 def _numbers(s: Mapping[str, Any], key: str) -> tuple[int, ...]:

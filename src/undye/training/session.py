@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from undye.checkpoint.load import load
 from undye.checkpoint.native import (
     WEIGHTS,
     TrainState,
     checkpoints,
-    load,
     load_train_state,
     read_train_values,
     read_weights,

@@ -1,0 +1,45 @@
+"""`undye import SOURCE --out DIR`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from undye.cli.parse import parse
+from undye.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportArgs:
+    """The flags of `undye import`."""
+
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
+    """A folder that diffusers wrote, or a .pt file of OpenAI's improved-diffusion or guided-diffusion."""
+    out: Annotated[str, tyro.conf.arg(metavar="DIR")] = ""
+    """The new checkpoint folder."""
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """What the source does not say, such as image_size=64 num_heads=4 prediction=v schedule.num_steps=4000."""
+
+
+def main(args: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    a = parse(ImportArgs, args, "undye import", "Turn another project's model into a checkpoint of undye's.")
+    if not a.out:
+        raise UserError("no --out: name a folder for the checkpoint")
+    if Path(a.out).exists():
+        raise UserError(f"{a.out} exists already: choose another name")
+    if not Path(a.source).exists():
+        raise UserError(f"no model at {a.source}")
+
+    from undye.checkpoint.imported import Settings
+    from undye.checkpoint.load import read_foreign
+    from undye.checkpoint.native import save
+
+    found = read_foreign(Path(a.source), Settings.parse(a.set))
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    save(Path(a.out), found.denoiser, about={"imported_from": found.kind, "source": Path(a.source).name})
+    print(a.out)
+    return 0
