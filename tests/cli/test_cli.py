@@ -357,3 +357,51 @@ def test_a_schedule_that_leaves_signal_is_warned_about_once(
     assert capsys.readouterr().err.count("undye: warning: the linear schedule of 100 steps leaves 0.36") == 1
     assert main(["info", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().err.count("warning") == 1
+
+
+def test_import_export_and_use_of_another_projects_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    from undye.checkpoint.native import save
+    from undye.config import ModelConfig, UNetConfig
+    from undye.denoiser import Denoiser
+
+    network = UNetConfig(base_channels=8, channel_mult=(1,), num_res_blocks=1, norm_groups=4, attention_levels=())
+    save(tmp_path / "own", Denoiser.from_config(ModelConfig(network=network, image_size=(8, 8), channels=1)))
+    theirs, back = tmp_path / "theirs", tmp_path / "back"
+    assert main(["export", str(tmp_path / "own"), "--to", "diffusers", "--out", str(theirs)]) == 0
+    assert main(["import", str(theirs), "--out", str(back), "--set", "prediction=x_0"]) == 0
+    assert json.loads((back / "config.json").read_text())["model"]["prediction"] == "x_0"
+    for model in (theirs, back):
+        out = str(tmp_path / f"{model.name}.npz")
+        assert main(["sample", str(model), "--n", "2", "--steps", "2", "--out", out]) == 0
+        assert np.load(out)["images"].shape == (2, 8, 8, 1)
+    capsys.readouterr()
+    assert main(["info", str(theirs)]) == 0
+    assert "diffusers" in capsys.readouterr().out.splitlines()[1]
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 8, 8, 1), np.uint8))
+    assert main(["eval", str(theirs), "--data", str(tmp_path / "a.npz"), "--draws", "2"]) == 0
+    train = ["train", "--data", str(tmp_path / "a.npz"), "--init", str(theirs), "--training.steps", "1"]
+    small = ["--training.batch-size", "2", "--preview.count", "0", "--threads", "1"]
+    assert main([*train, *small, "--out", str(tmp_path / "tuned")]) == 0
+
+    wrong = str(tmp_path / "no")
+    (tmp_path / "text.pt").write_text("hello")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
+    for args, says in [
+        (["import", str(theirs)], "--out"),
+        (["import", str(theirs), "--out", str(back)], "exists already"),
+        (["import", str(theirs), "--out", wrong, "--set", "prediction"], "KEY=VALUE"),
+        (["import", str(theirs), "--out", wrong, "--set", "colour=red"], "colour"),
+        (["import", str(tmp_path / "nowhere"), "--out", wrong], "no model at"),
+        (["import", str(back), "--out", wrong], "no model of another project"),
+        (["import", str(tmp_path / "text.pt"), "--out", wrong], "damaged"),
+        (["import", str(tmp_path / "other.pt"), "--out", wrong], "not a model that undye knows"),
+        (["export", str(tmp_path / "own")], "--out"),
+        (["export", str(tmp_path / "own"), "--out", str(back)], "exists already"),
+        (["export", str(tmp_path / "own"), "--to", "keras", "--out", wrong], "keras"),
+        (["export", str(tmp_path / "nowhere"), "--out", wrong], "no model at"),
+        (["sample", str(tmp_path / "other.pt"), "--out", wrong + ".png"], "not a model that undye knows"),
+    ]:
+        assert says in fails(capsys, *args)
+    assert not Path(wrong).exists()

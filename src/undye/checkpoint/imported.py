@@ -1,6 +1,7 @@
 """What the readers of other projects' models share: settings from the user, notes for the user, safe unpickling."""
 
 import pickle
+import warnings
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,9 @@ def read_pickle(path: Path) -> Any:
         UserError: if it is damaged, or holds anything but tensors and plain data.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch muses about the protocol of what then turns out to be damaged
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"no file {path}") from None
     except pickle.UnpicklingError as error:

@@ -48,12 +48,14 @@ def read_openai(path: Path, settings: Settings) -> Imported:
     size = flags["image_size"]
     if size[0] != size[1]:
         raise UserError("OpenAI's networks are for square images: give --set image_size=H")
-    rows = shape.pop("num_classes")
+    rows, levels = shape.pop("num_classes"), shape.pop("attention_levels")
+    # twice the image's own size, where no level attends: there is no such level
+    resolutions = [size[0] // 2**level for level in levels] or [2 * size[0]]
     spec = from_openai_flags(
         {
             **shape,
             "image_size": size[0],
-            "attention_resolutions": ",".join(str(size[0] // 2**level) for level in shape.pop("attention_levels")),
+            "attention_resolutions": ",".join(map(str, resolutions)),
             **{k: flags[k] for k in ("num_heads", "num_head_channels", "use_new_attention_order")},
         },
         num_classes=rows or 1000,
