@@ -388,6 +388,7 @@ def test_import_export_and_use_of_another_projects_model(tmp_path: Path, capsys:
     wrong = str(tmp_path / "no")
     (tmp_path / "text.pt").write_text("hello")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
+    capsys.readouterr()
     for args, says in [
         (["import", str(theirs)], "--out"),
         (["import", str(theirs), "--out", str(back)], "exists already"),
