@@ -38,6 +38,8 @@ class ScheduleConfig:
         """Check what does not need the schedule itself."""
         if self.num_steps < 1:
             raise UserError(f"a schedule needs at least 1 step, got {self.num_steps}")
+        if self.num_steps > 1_000_000:
+            raise UserError(f"a schedule has at most 1,000,000 steps, got {self.num_steps}")
         if self.name == "cosine" and (self.beta_start, self.beta_end, self.rescale_betas) != (None, None, False):
             raise UserError("the cosine schedule has no beta_start, beta_end and rescale_betas: leave them out")
 

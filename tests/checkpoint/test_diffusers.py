@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,13 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, 
 
 import undye
 from undye.checkpoint.diffusers import export_diffusers
-from undye.checkpoint.imported import Settings
+from undye.checkpoint.imported import ImportNote, Settings
 from undye.checkpoint.load import read_foreign
 from undye.config import ModelConfig, ScheduleConfig, UNetConfig
 from undye.denoiser import Denoiser
 from undye.samplers import DDIM, final
 
+UNET, SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
 NETWORK = UNetConfig(base_channels=8, channel_mult=(1, 2), num_res_blocks=1, norm_groups=4, dropout=0.0)
 
 
@@ -142,6 +144,61 @@ def test_a_network_alone_has_its_defaults_noted(tmp_path):
     theirs().save_pretrained(tmp_path / "m")
     found = read_foreign(tmp_path / "m", Settings())
     assert any("linear, T = 1000" in note for note in found.notes)
+    with pytest.warns(ImportNote, match="linear, T = 1000"):
+        undye.load(tmp_path / "m")
+    # the folder of the network inside a pipeline's finds the scheduler beside it
+    DDPMPipeline(theirs(), DDPMScheduler(variance_type="fixed_large")).save_pretrained(tmp_path / "p")
+    assert undye.load(tmp_path / "p" / "unet").config.variance == "fixed_large"
+
+
+def test_settings_may_be_pythons_own_values(tmp_path):
+    theirs(num_class_embeds=5).save_pretrained(tmp_path / "m")
+    settings = {"image_size": (16, 24), "null_label": True, "clip_x_0": False, "schedule.num_steps": 40}
+    config = undye.load(tmp_path / "m", settings=settings).config
+    assert (config.image_size, config.null_label, config.clip_x_0) == ((16, 24), True, False)
+    assert config.schedule.num_steps == 40
+
+
+def test_betas_that_have_no_name_there_come_back(tmp_path):
+    ours = model(schedule=ScheduleConfig(name="sqrt", num_steps=50, beta_start=1e-3, beta_end=0.04))
+    found = read_foreign(export_diffusers(ours, tmp_path / "m"), Settings())
+    torch.testing.assert_close(found.denoiser.schedule.beta, ours.schedule.beta, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "1" * 5000, "\xff", "[1]", "3"])
+def test_json_that_is_none(good, tmp_path, text):
+    shutil.copytree(good, tmp_path / "m")
+    for file in (UNET, SCHEDULER):
+        (tmp_path / "m" / file).write_text(text, encoding="utf-8")
+    with pytest.raises(undye.UserError):
+        undye.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.zeros(4).expand(4) * 0 + torch.zeros(1).expand(10**10)[:4],
+        torch.zeros(1).expand(10**10),
+        torch.zeros(4, dtype=torch.int64),
+        torch.zeros(4, dtype=torch.complex64),
+        torch.zeros(4).to_sparse(),
+        torch.zeros(4, device="meta"),
+    ],
+    ids=["plain", "blown up", "whole", "complex", "sparse", "meta"],
+)
+def test_odd_tensors_in_a_pickle(good, tmp_path, odd):
+    from safetensors.torch import load_file
+
+    shutil.copytree(good, tmp_path / "m")
+    path = tmp_path / "m" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = {**load_file(path), "conv_in.bias": odd}
+    path.unlink()
+    torch.save(weights, path.with_suffix(".bin"))
+    if odd.dtype == torch.float32 and odd.shape == (4,) and odd.layout == torch.strided and odd.device.type == "cpu":
+        undye.load(tmp_path / "m")
+        return
+    with pytest.raises(undye.UserError, match=r"weight .conv_in"):
+        undye.load(tmp_path / "m")
 
 
 def test_class_conditional_ones(tmp_path):
@@ -176,6 +233,9 @@ def test_settings_of_the_user(tmp_path):
         ({"schedule.name": "cubic"}, "cubic"),
         ({"prediction": "noise"}, "noise"),
         ({"image_size": "0"}, "HxW"),
+        ({"schedule.beta_end": "2"}, "beta"),
+        ({"schedule.num_steps": "1000000000"}, "at most 1,000,000"),
+        ({"variance": "learned_range"}, "out_channels"),
     ]:
         with pytest.raises(undye.UserError, match=says):
             undye.load(tmp_path / "m", settings={"image_size": "16", **wrong})
@@ -188,6 +248,7 @@ def test_settings_of_the_user(tmp_path):
         ({"time_input": "per_mille"}, "t - 1"),
         ({"num_classes": 3}, "class"),
         ({"prediction": "mu"}, "predicts mu"),
+        ({"image_size": (15, 16), "network": replace(NETWORK)}, "no multiple of 2"),
         ({"variance": "learned"}, "learned"),
     ],
 )
@@ -213,9 +274,6 @@ def changed(good: Path, to: Path, file: str, **changes) -> Path:
     return to
 
 
-UNET, SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
-
-
 @pytest.mark.parametrize(
     ("file", "changes", "says"),
     [
@@ -239,6 +297,20 @@ UNET, SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
         (SCHEDULER, {"clip_sample_range": 2.0}, "clip_sample_range"),
         (SCHEDULER, {"prediction_type": "flow"}, "flow"),
         (SCHEDULER, {"variance_type": "learned"}, "learned"),
+        (SCHEDULER, {"variance_type": []}, "variance_type"),
+        (SCHEDULER, {"prediction_type": {}}, "prediction_type"),
+        (SCHEDULER, {"beta_schedule": []}, "no schedule"),
+        (SCHEDULER, {"beta_start": 10**400}, "beta_start"),
+        (SCHEDULER, {"trained_betas": [10**400] * 1000}, "trained_betas"),
+        (SCHEDULER, {"num_train_timesteps": 10**9}, "timesteps"),
+        (SCHEDULER, {"clip_sample": "false"}, "neither true nor false"),
+        (UNET, {"norm_eps": 10**400}, "norm_eps"),
+        (UNET, {"block_out_channels": [10**12]}, "block_out_channels"),
+        (UNET, {"num_class_embeds": 10**18}, "num_class_embeds"),
+        (UNET, {"layers_per_block": 20_000}, "layers_per_block"),
+        (UNET, {"sample_size": True}, "sample_size"),
+        (UNET, {"sample_size": 0}, "sample_size"),
+        (UNET, {"sample_size": [8, 10**12]}, "sample_size"),
     ],
 )
 def test_what_they_say_that_undye_cannot_do(good, tmp_path, file, changes, says):

@@ -61,6 +61,20 @@ def test_what_is_not_said_is_noted_with_its_default(tmp_path):
     assert linear.beta[-1].item() == pytest.approx(0.02 / 4)
 
 
+def test_half_widths_are_read(tmp_path):
+    """As those of guided-diffusion's 512x512 model: the first level half as wide as the time embedding."""
+    flags = {"num_channels": 64, "channel_mult": "0.5,1.5", "num_res_blocks": 1, "resblock_updown": True}
+    spec = from_openai_flags({**flags, "attention_resolutions": "1"})
+    weights = {}
+    for name, shape in spec.shapes().items():
+        if name.split(".")[-2] in ("q", "k", "v"):
+            shape = (3 * shape[0], *shape[1:3])
+        weights[openai_name(name, spec.config)] = torch.randn(shape)
+    torch.save(weights, tmp_path / "m.pt")
+    config = undye.load(tmp_path / "m.pt", settings={"image_size": 16}).config.network
+    assert (config.channel_mult, config.stem_width, config.widths) == ((0.5, 1.5), 32, (32, 96))
+
+
 def test_classes_ask_for_a_label(tmp_path):
     denoiser = undye.load(write(tmp_path / "m.pt", "improved_classes"), settings=said("improved_classes"))
     with pytest.raises(undye.UserError, match="class"):

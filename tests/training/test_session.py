@@ -318,3 +318,34 @@ def test_the_warm_up_fits_into_a_budget(quiet: RunConfig, tmp_path: Path) -> Non
     rates = [e.lr for e in events if isinstance(e, StepDone)]
     assert max(rates) == pytest.approx(slow.training.lr)
     assert rates[-1] < 0.2 * max(rates)
+
+
+@pytest.mark.parametrize("objective", ["hybrid", "vlb", "simple"])
+def test_a_model_with_a_learned_variance_can_be_fine_tuned(tmp_path, objective):
+    """The objective is held against the model that --init brings, not against the preset's."""
+    from undye.checkpoint.native import save
+    from undye.config import CompactConfig, ModelConfig
+    from undye.denoiser import Denoiser
+
+    network = CompactConfig(channels=(8,), blocks=(1,), head_channels=8)
+    config = ModelConfig(network=network, image_size=(8, 8), channels=1, variance="learned_range", prediction="v")
+    save(tmp_path / "m", Denoiser.from_config(config))
+    np.savez(tmp_path / "a.npz", images=np.zeros((4, 8, 8, 1), np.uint8))
+    base = undye.run_preset("cpu")
+    base = replace(
+        base,
+        init=str(tmp_path / "m"),
+        training=replace(base.training, objective=objective, steps=2, batch_size=2, warmup=0),
+        preview=replace(base.preview, count=0),
+    )
+
+    def go():
+        return undye.train(
+            tmp_path / "a.npz", tmp_path / "run", config=base, init=tmp_path / "m", device="cpu", listeners=[]
+        )
+
+    if objective == "simple":
+        with pytest.raises(undye.UserError, match=r"hybrid or vlb$"):
+            go()
+    else:
+        assert go().config.variance == "learned_range"

@@ -8,6 +8,7 @@ Older folders have the files of the network, and scheduler_config.json, side by 
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from undye.checkpoint.native import read_json, read_weights, write_tensors
 from undye.config import ModelConfig, ScheduleConfig, UNetConfig
 from undye.denoiser import Denoiser, build_schedule, channels_last
 from undye.diffusion.schedule_names import called_in, translate
+from undye.diffusion.variance import LEARNED
 from undye.errors import UserError
 from undye.files import atomic_path
 from undye.networks.names_diffusers import (
@@ -49,7 +51,7 @@ def is_diffusers(folder: Path) -> bool:
         return True
     try:
         data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(data, dict) and "_class_name" in data
 
@@ -91,8 +93,15 @@ def unet_config(config: ModelConfig) -> dict[str, Any]:
             f"diffusers has no network like undye's {config.network.kind}: only models with network kind unet "
             "(presets ddpm-cifar10, ddpm-256) can be exported to it"
         )
-    if config.time_input != "zero_based":
-        raise UserError("diffusers tells its networks t - 1: a model with time_input per_mille cannot be exported")
+    told_t = {"zero_based"} | ({"zero_based_per_mille"} if config.schedule.num_steps == 1000 else set())
+    if config.time_input not in told_t:
+        raise UserError(f"diffusers tells its networks t - 1: time_input {config.time_input} cannot be exported")
+    stride = 2 ** (len(config.network.channel_mult) - 1)
+    if config.image_size[0] % stride or config.image_size[1] % stride:
+        raise UserError(
+            f"diffusers' networks do not pad: images of {config.image_size[0]}x{config.image_size[1]} are no multiple "
+            f"of {stride}, so the model cannot be exported"
+        )
     if config.num_classes is not None:
         raise UserError("diffusers' DDPMPipeline gives its network no class: a model with classes cannot be exported")
     learned = config.variance == "learned_range"
@@ -158,7 +167,7 @@ def read_diffusers(folder: Path, settings: Settings) -> Imported:
         UserError: for files that are missing or damaged, or say what undye cannot do.
     """
     unet = folder / "unet" if (folder / "unet").is_dir() else folder
-    places = (folder / "scheduler", folder)
+    places = [folder / "scheduler", folder, *([folder.parent / "scheduler"] if folder.name == "unet" else [])]
     scheduler = next((p for p in (d / "scheduler_config.json" for d in places) if p.is_file()), None)
     data = _mapping(read_json(unet / "config.json"), unet / "config.json")
     if data.get("_class_name") != "UNet2DModel":
@@ -173,7 +182,9 @@ def read_diffusers(folder: Path, settings: Settings) -> Imported:
     if spec.out_channels == 2 * spec.channels and model["variance"] != "learned_range":
         settings.note("the network has twice as many outputs as the images channels: variance learned_range")
         model["variance"] = "learned_range"
-    needed = spec.channels * (2 if model["variance"] == "learned_range" else 1)
+    model = settings.over(model)
+    _check(model["schedule"], unet)
+    needed = spec.channels * (2 if model["variance"] in LEARNED else 1)
     if spec.out_channels != needed:
         raise UserError(f"{unet / 'config.json'}: out_channels {spec.out_channels} should be {needed}")
     size = settings.take("image_size", spec.image_size)
@@ -183,7 +194,7 @@ def read_diffusers(folder: Path, settings: Settings) -> Imported:
         raise UserError(f"the model is for images of {spec.channels} channels: undye's have 1 or 3")
     config = ModelConfig(
         network=spec.config, image_size=size, channels=spec.channels, num_classes=spec.num_classes,
-        null_label=spec.null_label, time_input="zero_based", **settings.over(model),
+        null_label=spec.null_label, time_input="zero_based", **model,
     )  # fmt: skip
     weights = from_diffusers_weights(_weights(unet), spec)
     with torch.device("meta"):
@@ -200,31 +211,33 @@ def read_scheduler(data: Mapping[str, Any], where: Path, settings: Settings) -> 
     """
     if data.get("_class_name") not in SCHEDULERS:
         raise UserError(f"{where} is of a {data.get('_class_name')}: only {' and '.join(SCHEDULERS)} can be read")
-    for key, needed in {"thresholding": False, "clip_sample_range": 1.0}.items():
+    clips = _flag(data, "clip_sample", True, where)
+    only = {"thresholding": False, **({"clip_sample_range": 1.0} if clips else {})}
+    for key, needed in only.items():
         if data.get(key, needed) != needed:
             raise UserError(f"{where}: {key} {data[key]!r} is not supported, only {needed}")
-    prediction = {v: k for k, v in PREDICTIONS.items()}.get(data.get("prediction_type", "epsilon"))
+    prediction = {v: k for k, v in PREDICTIONS.items()}.get(str(data.get("prediction_type", "epsilon")))
     if prediction is None:
         raise UserError(f"{where}: prediction_type {data['prediction_type']!r} is not supported")
     if data["_class_name"] == "DDIMScheduler":
         variance = "fixed_small"
         settings.note("a DDIM scheduler says nothing of ancestral sampling: variance fixed_small, as DDPMScheduler's")
-    elif (variance := VARIANCES.get(data.get("variance_type", "fixed_small"))) is None:
+    elif (variance := VARIANCES.get(str(data.get("variance_type", "fixed_small")))) is None:
         raise UserError(f"{where}: variance_type {data['variance_type']!r} is not supported")
     return {
         "prediction": prediction,
         "variance": variance,
-        "clip_x_0": bool(data.get("clip_sample", True)),
+        "clip_x_0": clips,
         "schedule": _schedule(data, where),
     }
 
 
 def _schedule(data: Mapping[str, Any], where: Path) -> ScheduleConfig:
-    num_steps, zero = data.get("num_train_timesteps", 1000), bool(data.get("rescale_betas_zero_snr", False))
+    num_steps, zero = data.get("num_train_timesteps", 1000), _flag(data, "rescale_betas_zero_snr", False, where)
     if not isinstance(num_steps, int) or isinstance(num_steps, bool) or not 1 <= num_steps <= 1_000_000:
         raise UserError(f"{where}: num_train_timesteps {num_steps!r} is not a number of timesteps")
     if (listed := data.get("trained_betas")) is not None:
-        return _named_by_betas(listed, num_steps, zero, where)
+        return _named_by_betas(listed, num_steps, zero, data, where)
     theirs = data.get("beta_schedule", "linear")
     try:
         ours, _ = translate("diffusers", str(theirs))
@@ -233,32 +246,53 @@ def _schedule(data: Mapping[str, Any], where: Path) -> ScheduleConfig:
     ends: dict[str, float | None] = {"beta_start": None, "beta_end": None}
     if ours != "cosine":
         for key, usual in (("beta_start", 1e-4), ("beta_end", 0.02)):
-            value = data.get(key, usual)
-            if not isinstance(value, int | float) or isinstance(value, bool):
-                raise UserError(f"{where}: {key} {value!r} is not a number")
-            ends[key] = None if value == usual else float(value)
+            value = _real(data.get(key, usual), key, where)
+            ends[key] = None if value == usual else value
     config = ScheduleConfig(name=cast(Any, ours), num_steps=num_steps, zero_terminal_snr=zero)
     config = replace(config, beta_start=ends["beta_start"], beta_end=ends["beta_end"])
     _check(config, where)
     return config
 
 
-def _named_by_betas(listed: Any, num_steps: int, zero: bool, where: Path) -> ScheduleConfig:
+def _flag(data: Mapping[str, Any], key: str, usual: bool, where: Path) -> bool:
+    value = data.get(key, usual)
+    if not isinstance(value, bool):
+        raise UserError(f"{where}: {key} {value!r} is neither true nor false")
+    return value
+
+
+def _real(value: Any, key: str, where: Path) -> float:
+    try:
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{where}: {key} is not a number")
+    return number
+
+
+def _named_by_betas(listed: Any, num_steps: int, zero: bool, data: Mapping[str, Any], where: Path) -> ScheduleConfig:
     """A list of betas is one of undye's schedules, or cannot be said."""
-    if not isinstance(listed, list) or not all(isinstance(b, int | float) for b in listed) or len(listed) != num_steps:
+    if not isinstance(listed, list) or len(listed) != num_steps:
         raise UserError(f"{where}: trained_betas is not a list of {num_steps} numbers")
-    given = torch.tensor(listed, dtype=torch.float64)
+    given = torch.tensor([_real(b, "trained_betas", where) for b in listed], dtype=torch.float64)
     names: tuple[Literal["linear", "scaled_linear", "sqrt", "sigmoid", "cosine"], ...]
     names = ("linear", "scaled_linear", "sqrt", "sigmoid", "cosine")
+    start, end = (_real(data.get(key, b), key, where) for key, b in (("beta_start", 1e-4), ("beta_end", 0.02)))
     for name in names:
-        for rescale in (False, True) if name != "cosine" else (False,):
-            config = ScheduleConfig(name=name, num_steps=num_steps, rescale_betas=rescale, zero_terminal_snr=zero)
+        tries: list[dict[str, Any]] = [{}]
+        if name != "cosine":
+            # what export writes beside a list: its first and last entry
+            tries += [{"rescale_betas": True}, {"beta_start": start, "beta_end": end}]
+            tries += [{"beta_start": start**2, "beta_end": end**2}] if name == "sqrt" else []
+        for options in tries:
+            config = ScheduleConfig(name=name, num_steps=num_steps, **options)
             try:
-                beta = build_schedule(ScheduleConfig(name=name, num_steps=num_steps, rescale_betas=rescale)).beta[1:]
+                beta = build_schedule(config).beta[1:]
             except ValueError:
                 continue
             if torch.allclose(beta, given, rtol=1e-6, atol=1e-12):
-                return config
+                return replace(config, zero_terminal_snr=zero)
     raise UserError(f"{where}: trained_betas is none of undye's named schedules, and others cannot be stored")
 
 

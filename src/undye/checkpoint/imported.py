@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ class Imported:
     denoiser: Denoiser
     kind: str
     notes: list[str]
+
+
+class ImportNote(UserWarning):
+    """What a file of another project does not say, and what was taken instead."""
 
 
 @dataclass
@@ -59,6 +64,17 @@ class Settings:
                 raise UserError(f"--set {key} is given twice")
             values[key] = value
         return cls(values)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Settings":
+        """From Python's own values: True, 16, (16, 24), ..."""
+
+        def text(value: Any) -> str:
+            if isinstance(value, tuple | list):
+                return "x".join(map(str, value))
+            return str(value).lower() if isinstance(value, bool) else str(value)
+
+        return cls({key: text(value) for key, value in values.items()})
 
     def note(self, line: str) -> None:
         """Say something to the user."""
@@ -119,7 +135,17 @@ def state_dict_of(path: Path) -> dict[str, Tensor]:
     data = read_pickle(path)
     if not isinstance(data, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in data.items()):
         raise UserError(f"{path} is no state dict: it should hold named tensors and nothing else")
+    for name, tensor in data.items():
+        if not _is_plain(tensor):
+            raise UserError(f"{path}: weight {name!r} is no plain array of numbers")
     return data
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is stored number by number: not sparse, quantised, nested, elsewhere or blown up from a few."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_nested:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def read_pickle(path: Path) -> Any:

@@ -1,18 +1,21 @@
 """`undye.load`: a model from whatever holds one: undye's own folders, or another project's files."""
 
+import warnings
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from undye.checkpoint import diffusers, native, openai
-from undye.checkpoint.imported import Imported, Settings
+from undye.checkpoint.imported import Imported, ImportNote, Settings
 from undye.denoiser import Denoiser
 from undye.errors import UserError
 
 
 def load(
-    source: str | PathLike[str], device: str | torch.device = "cpu", settings: dict[str, str] | None = None
+    source: str | PathLike[str], device: str | torch.device = "cpu", settings: Mapping[str, Any] | None = None
 ) -> Denoiser:
     """A trained model, in eval mode; undye's own with its EMA weights.
 
@@ -22,6 +25,9 @@ def load(
         device: where to put it.
         settings: what another project's file does not say, see `Settings`: as `undye import --set KEY=VALUE`.
 
+    Warns:
+        ImportNote: for each thing that another project's file does not say, and what was taken instead.
+
     Raises:
         UserError: if there is no model there, or its files are damaged or say what undye cannot do.
     """
@@ -30,7 +36,10 @@ def load(
         if settings:
             raise UserError("settings are for other projects' models: undye's own say all of it themselves")
         return native.load(source, device)
-    return read_foreign(source, Settings(dict(settings or {}))).denoiser.to(device)
+    found = read_foreign(source, Settings.of(settings or {}))
+    for note in found.notes:
+        warnings.warn(note, ImportNote, stacklevel=2)
+    return found.denoiser.to(device)
 
 
 def is_foreign(source: Path) -> bool:

@@ -216,8 +216,9 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the checkpoint is incomplete") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged ({error}): use an earlier checkpoint") from None
+    except (ValueError, RecursionError, OSError) as error:
+        what = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is damaged ({what}): use an earlier checkpoint") from None
 
 
 def _card(denoiser: Denoiser, about: dict[str, Any]) -> str:

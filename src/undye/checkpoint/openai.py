@@ -49,16 +49,14 @@ def read_openai(path: Path, settings: Settings) -> Imported:
     if size[0] != size[1]:
         raise UserError("OpenAI's networks are for square images: give --set image_size=H")
     rows, levels = shape.pop("num_classes"), shape.pop("attention_levels")
-    # twice the image's own size, where no level attends: there is no such level
-    resolutions = [size[0] // 2**level for level in levels] or [2 * size[0]]
     spec = from_openai_flags(
         {
             **shape,
             "image_size": size[0],
-            "attention_resolutions": ",".join(map(str, resolutions)),
             **{k: flags[k] for k in ("num_heads", "num_head_channels", "use_new_attention_order")},
         },
         num_classes=rows or 1000,
+        attention_levels=tuple(levels),
     )
     found = from_openai_weights(weights, spec, flags["use_new_attention_order"])
     channels = weights["input_blocks.0.0.weight"].shape[1]
@@ -94,8 +92,11 @@ def read_shape(weights: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
             f"{path} is not a model that undye knows: it has not the weights of OpenAI's UNetModel "
             f"(first of its own: {next(iter(sorted(weights)), 'none')!r})"
         )
-    if weights["input_blocks.0.0.weight"].ndim != 4 or weights["out.2.weight"].ndim != 4:
-        raise UserError(f"{path}: the first and last weights are no convolutions: it is no network for images")
+    dims = {"input_blocks.0.0.weight": 4, "out.2.weight": 4, "time_embed.0.weight": 2, "label_emb.weight": 2}
+    dims |= {"input_blocks.1.0.emb_layers.1.weight": 2, "input_blocks.1.0.in_layers.2.weight": 4}
+    for name, ndim in dims.items():
+        if name in weights and (weights[name].ndim != ndim or not weights[name].numel()):
+            raise UserError(f"{path}: weight {name!r} has shape {tuple(weights[name].shape)}: it is no such network")
 
     def block(way: str, k: int) -> list[str]:
         return [name for name in weights if name.startswith(f"{way}_blocks.{k}.")]
@@ -133,7 +134,7 @@ def read_shape(weights: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     table = weights.get("label_emb.weight")
     return {
         "num_channels": base,
-        "channel_mult": ",".join(f"{w / base:g}" for w in widths),
+        "channel_mult": ",".join(repr(w / base) for w in widths),
         "num_res_blocks": blocks,
         "attention_levels": attends,
         "use_scale_shift_norm": emb.shape[0] == 2 * conv.shape[0],

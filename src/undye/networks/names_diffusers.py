@@ -253,7 +253,7 @@ def from_diffusers_config(data: Mapping[str, Any], null_label: bool = False) -> 
         out_channels=_number(s, "out_channels"),
         num_classes=classes,
         null_label=classes is None or null_label,
-        image_size=None if size is None else (size, size) if isinstance(size, int) else _pair(s, "sample_size"),
+        image_size=None if size is None else _size(s),
     )
 
 
@@ -269,9 +269,9 @@ def _levels(s: Mapping[str, Any], count: int) -> tuple[tuple[int, ...], Resample
             raise _cannot(s, types)
         blocks = [BLOCKS.get(str(name).removeprefix("UNetRes")) for name in names]
         if any(b is None or way not in str(name) for b, name in zip(blocks, names, strict=True)) or (
-            s[key] not in RESAMPLES and any(b == (True, None) for b in blocks)
+            not _resamples(s, key) and any(b == (True, None) for b in blocks)
         ):
-            raise _cannot(s, types if s[key] in RESAMPLES else key)
+            raise _cannot(s, types if _resamples(s, key) else key)
         ways[way] = [(attends, kind or RESAMPLES[s[key]]) for attends, kind in filter(None, blocks)]
     down, up = ways["Down"], ways["Up"][::-1]
     if [attends for attends, _ in down] != [attends for attends, _ in up]:
@@ -286,18 +286,26 @@ def _levels(s: Mapping[str, Any], count: int) -> tuple[tuple[int, ...], Resample
     return tuple(level for level, (attends, _) in enumerate(down) if attends), next(iter(kinds), "conv")
 
 
+def _resamples(s: Mapping[str, Any], key: str) -> bool:
+    return s[key] is None or (isinstance(s[key], str) and s[key] in RESAMPLES)
+
+
 def _cannot(s: Mapping[str, Any], key: str) -> UserError:
     return UserError(f"this diffusers model has {key} = {s[key]!r}, which undye's U-Net cannot express")
 
 
+MOST = {"layers_per_block": 64, "num_class_embeds": 1_000_000}
+"""Beyond, and for all else beyond 65,536, a number is a mistake: nothing that large is built to find that out."""
+
+
 def _number(s: Mapping[str, Any], key: str) -> int:
-    if not isinstance(s[key], int) or isinstance(s[key], bool) or s[key] < 1:
+    if not isinstance(s[key], int) or isinstance(s[key], bool) or not 1 <= s[key] <= MOST.get(key, 65_536):
         raise _cannot(s, key)
     return s[key]
 
 
 def _real(s: Mapping[str, Any], key: str) -> float:
-    if not isinstance(s[key], int | float) or isinstance(s[key], bool):
+    if not isinstance(s[key], int | float) or isinstance(s[key], bool) or not abs(s[key]) < 1e6:
         raise _cannot(s, key)
     return float(s[key])
 
@@ -306,9 +314,15 @@ def _numbers(s: Mapping[str, Any], key: str) -> tuple[int, ...]:
     values = s[key]
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
         raise _cannot(s, key)
-    if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values):
+    if len(values) > 16 or not all(isinstance(v, int) and not isinstance(v, bool) and 0 < v <= 65_536 for v in values):
         raise _cannot(s, key)
     return tuple(values)
+
+
+def _size(s: Mapping[str, Any]) -> tuple[int, int]:
+    if isinstance(s["sample_size"], int):
+        return (_number(s, "sample_size"),) * 2
+    return _pair(s, "sample_size")
 
 
 def _pair(s: Mapping[str, Any], key: str) -> tuple[int, int]:

@@ -132,12 +132,15 @@ def _third(qkv: Tensor, part: int, heads: int, new_attention_order: bool) -> Ten
     return torch.cat([head.chunk(3)[part] for head in qkv.chunk(heads)])
 
 
-def from_openai_flags(flags: Mapping[str, Any], num_classes: int = NUM_CLASSES) -> UNetSpec:
+def from_openai_flags(
+    flags: Mapping[str, Any], num_classes: int = NUM_CLASSES, attention_levels: tuple[int, ...] | None = None
+) -> UNetSpec:
     """The network that their flags describe, as `model_and_diffusion_defaults` completes them.
 
     Args:
         flags: names and values of FLAGS, without dashes; lists of numbers as text, as on their command line.
         num_classes: rows of the class table, where class_cond is true.
+        attention_levels: in place of attention_resolutions, where they are known.
 
     Raises:
         UserError: naming what our U-Net cannot express.
@@ -150,8 +153,11 @@ def from_openai_flags(flags: Mapping[str, Any], num_classes: int = NUM_CLASSES) 
         raise UserError(f"num_heads_upsample = {f['num_heads_upsample']}: undye's U-Net has as many heads up as down")
     if not f["channel_mult"] and size not in CHANNEL_MULT:
         raise UserError(f"image_size = {size} implies no channel_mult: give one")
-    mult = tuple(int(m) for m in f["channel_mult"].split(",")) if f["channel_mult"] else CHANNEL_MULT[size]
-    factors = {size // int(resolution) for resolution in f["attention_resolutions"].split(",")}
+    given = tuple(float(m) for m in f["channel_mult"].split(",")) if f["channel_mult"] else CHANNEL_MULT[size]
+    mult = tuple(int(m) if m == int(m) else m for m in given)
+    if attention_levels is None:
+        factors = {size // int(resolution) for resolution in f["attention_resolutions"].split(",")}
+        attention_levels = tuple(level for level in range(len(mult)) if 2**level in factors)
     by_width = f["num_head_channels"] != -1
     return UNetSpec(
         config=UNetConfig(
@@ -159,7 +165,7 @@ def from_openai_flags(flags: Mapping[str, Any], num_classes: int = NUM_CLASSES) 
             channel_mult=mult,
             stem_channels=None if mult[0] == 1 else round(f["num_channels"] * mult[0]),
             num_res_blocks=f["num_res_blocks"],
-            attention_levels=tuple(level for level in range(len(mult)) if 2**level in factors),
+            attention_levels=attention_levels,
             num_heads=1 if by_width else f["num_heads"],
             head_channels=f["num_head_channels"] if by_width else None,
             scale_shift_norm=f["use_scale_shift_norm"],

@@ -50,6 +50,8 @@ def take(weights: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Te
     if name not in weights:
         raise UserError(f"weight {name!r} is missing")
     tensor = weights[name]
+    if not tensor.is_floating_point():
+        raise UserError(f"weight {name!r} holds {tensor.dtype}, not real numbers")
     if [n for n in tensor.shape if n != 1] != [n for n in shape if n != 1]:
         raise UserError(f"weight {name!r} has shape {tuple(tensor.shape)}, the model needs {shape}")
     return tensor.reshape(shape)

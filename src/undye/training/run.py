@@ -110,9 +110,10 @@ class RunConfig:
                 raise UserError(f"--training.{name} must lie in [0, 1), got {value}")
         if t.objective == "vlb" and (t.distance, t.weighting) != ("l2", "simple"):
             raise UserError("the vlb objective has its own distance and weights: leave both out, or choose simple")
-        if t.objective == "hybrid" and self.model.variance not in ("learned_range", "learned"):
+        # with --init the model is another's, and is looked at once it is loaded
+        if self.init is None and t.objective == "hybrid" and self.model.variance not in ("learned_range", "learned"):
             raise UserError("the hybrid objective trains a variance: choose --model.variance learned_range or learned")
-        if t.weighting == "vlb" and self.model.variance not in ("fixed_small", "fixed_large"):
+        if self.init is None and t.weighting == "vlb" and self.model.variance not in ("fixed_small", "fixed_large"):
             raise UserError("the vlb weighting is for fixed variances: choose --training.objective vlb or hybrid")
         if self.seed >= 2**63:
             raise UserError("--seed must be below 2^63")

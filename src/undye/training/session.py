@@ -396,10 +396,14 @@ def build_objective(config: RunConfig) -> Objective:
     if training.objective == "vlb":
         return VLBObjective(timesteps=timesteps, label_drop=training.label_drop)
     if training.objective == "simple" and model.variance in LEARNED:
+        other = "" if config.init else ", or --model.variance fixed_small or fixed_large"
         raise UserError(
-            f"the simple loss does not train {model.variance}: choose --training.objective hybrid or vlb, or "
-            "--model.variance fixed_small or fixed_large"
+            f"the simple loss does not train {model.variance}: choose --training.objective hybrid or vlb{other}"
         )
+    if training.objective == "hybrid" and model.variance not in LEARNED:
+        raise UserError(f"the hybrid objective trains a variance, and this model's is {model.variance}: choose simple")
+    if training.weighting == "vlb" and model.variance in LEARNED:
+        raise UserError("the vlb weighting is for fixed variances: choose --training.objective vlb or hybrid")
     kind = HybridObjective if training.objective == "hybrid" else SimpleObjective
     weighting = VLB(model.variance) if training.weighting == "vlb" else WEIGHTINGS[training.weighting]()
     return kind(timesteps=timesteps, label_drop=training.label_drop, distance=training.distance, weighting=weighting)
