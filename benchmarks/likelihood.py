@@ -8,9 +8,6 @@ number of inputs of the same shape through the network alone, in the same batche
 
 import argparse
 import platform
-import random
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -19,6 +16,7 @@ import numpy as np
 import torch
 
 import undye
+from benchmarks.turns import take_turns
 from undye.device import default_batch
 from undye.files import write_text
 
@@ -44,12 +42,6 @@ def bare(denoiser: undye.Denoiser, images: np.ndarray) -> Callable[[], None]:
     return run
 
 
-def time_of(run: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="The exact bound beside the bare network calls.")
     parser.add_argument("--rounds", type=int, default=9)
@@ -64,16 +56,8 @@ def main() -> None:
         denoiser = undye.Denoiser.from_preset(preset, image_size=(size, size), channels=channels).eval()
         images = np.random.default_rng(0).integers(0, 256, (args.images, size, size, channels), dtype=np.uint8)
         contenders = {"bound": bound(denoiser, images), "bare": bare(denoiser, images)}
-        for run in contenders.values():
-            run()  # the first call allocates
-        ratios, seconds = [], []
-        for _ in range(args.rounds):
-            times = {}
-            for name in random.sample(list(contenders), 2):
-                times[name] = time_of(contenders[name])
-            ratios.append(times["bound"] / times["bare"])
-            seconds.append(times["bare"])
-            print(f"{preset} {size}x{size}x{channels}: {ratios[-1]:.3f}", file=sys.stderr, flush=True)
+        rounds = take_turns(contenders, args.rounds)
+        ratios, seconds = [r["bound"] / r["bare"] for r in rounds], [r["bare"] for r in rounds]
         terms = args.images * denoiser.schedule.num_steps
         rows.append(
             f"| `{preset}`, {size}x{size}x{channels} | {median(ratios):.3f} | {min(ratios):.3f} to {max(ratios):.3f} "

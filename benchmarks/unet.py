@@ -9,9 +9,6 @@ rounds, by the network's largest kind of layer alone.
 
 import argparse
 import platform
-import random
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -22,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import undye
+from benchmarks.turns import take_turns
 from undye.files import write_text
 from undye.networks.names_diffusers import to_diffusers_config, to_diffusers_weights
 from undye.networks.spec import UNetSpec
@@ -75,12 +73,6 @@ def convolution(batch: int) -> Callable[[], None]:
     return run
 
 
-def time_of(run: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="The CIFAR-10 network beside diffusers'.")
     parser.add_argument("--rounds", type=int, default=5)
@@ -105,12 +97,7 @@ def main() -> None:
         "undye training": training(ours, ours_x, t), "diffusers training": training(theirs, x, t),
         "convolution": convolution(args.batch),
     }  # fmt: skip
-    for run in contenders.values():
-        run()
-    rounds: list[dict[str, float]] = []
-    for _ in range(args.rounds):
-        rounds.append({name: time_of(contenders[name]) for name in random.sample(list(contenders), len(contenders))})
-        print({k: round(v, 3) for k, v in rounds[-1].items()}, file=sys.stderr, flush=True)
+    rounds = take_turns(contenders, args.rounds)
 
     def over(a: str, b: str) -> str:
         ratios = [r[a] / r[b] for r in rounds]
