@@ -1,4 +1,4 @@
-"""Timing in turns: all contenders in each round, in random order, so that the machine's noise hits all of them alike."""
+"""Timing in turns: all contenders in each round, in random order: the machine's noise hits all of them alike."""
 
 import random
 import sys
