@@ -38,8 +38,9 @@ def main(args: list[str]) -> int:
         found = read_foreign(source, Settings())
         folder, denoiser, notes = source, found.denoiser, found.notes
         about = {"written_by": found.kind}
-        files = [source] if source.is_file() else [p for p in source.rglob("*") if p.suffix in (".safetensors", ".bin")]
-        size = sum(p.stat().st_size for p in files)
+        # as the reader does: a .safetensors before a .bin that lies beside it
+        files = [source] if source.is_file() else [*source.rglob("*.safetensors"), *source.rglob("*.bin")]
+        size = files[0].stat().st_size
     else:
         folder = find_checkpoint(a.model)
         denoiser, about, size = load(folder), read_about(folder), (folder / WEIGHTS).stat().st_size
