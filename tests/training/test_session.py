@@ -198,6 +198,8 @@ def test_a_budgeted_run_is_the_run_of_that_many_steps(quiet: RunConfig, tmp_path
     # the speed is measured during the warm-up, when the learning rate does not depend on the number of steps
     config = replace(quiet, budget_seconds=2.0, training=replace(quiet.training, warmup=5))
     steps = int(run(config, tmp_path / "budget").name)
+    from undye.training.folder import RunFolder
+
     # on a slow machine the plan shortens the warm-up too: what was stored is what was run
     planned = RunFolder(tmp_path / "budget").read_config()
     assert planned.training.steps == steps
