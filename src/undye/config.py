@@ -9,7 +9,7 @@ SCHEMA_VERSION = 1
 
 PredictionName = Literal["eps", "x_0", "v", "mu", "score"]
 VarianceName = Literal["fixed_small", "fixed_large", "learned_range", "learned"]
-ScheduleName = Literal["linear", "scaled_linear", "cosine", "sqrt", "sigmoid"]
+ScheduleName = Literal["linear", "scaled_linear", "cosine", "sqrt", "sigmoid", "sigmoid_alpha_bar"]
 TimeInput = Literal["zero_based", "per_mille", "zero_based_per_mille"]
 ResampleName = Literal["conv", "resblock", "pool"]
 PaddingName = Literal["right_bottom", "symmetric"]
@@ -40,8 +40,13 @@ class ScheduleConfig:
             raise UserError(f"a schedule needs at least 1 step, got {self.num_steps}")
         if self.num_steps > 1_000_000:
             raise UserError(f"a schedule has at most 1,000,000 steps, got {self.num_steps}")
-        if self.name == "cosine" and (self.beta_start, self.beta_end, self.rescale_betas) != (None, None, False):
-            raise UserError("the cosine schedule has no beta_start, beta_end and rescale_betas: leave them out")
+        if self.without_ends and (self.beta_start, self.beta_end, self.rescale_betas) != (None, None, False):
+            raise UserError(f"the {self.name} schedule has no beta_start, beta_end and rescale_betas: leave them out")
+
+    @property
+    def without_ends(self) -> bool:
+        """Whether the schedule is one of alpha_bar, which has no first and last beta to choose."""
+        return self.name in ("cosine", "sigmoid_alpha_bar")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -174,7 +174,7 @@ def signal_warning(config: ScheduleConfig, second_moment: float = IMAGE_SECOND_M
 
 def _fixes(config: ScheduleConfig, second_moment: float) -> Iterator[tuple[str, ScheduleConfig]]:
     """What may be done about a schedule that leaves signal, in words and as a schedule; not all helps every one."""
-    if config.name != "cosine":
+    if not config.without_ends:
         if not config.rescale_betas:
             yield "rescale_betas", replace(config, rescale_betas=True)
         if (enough := _enough_steps(config, second_moment)) is not None:

@@ -61,6 +61,13 @@ def cosine(t):
     return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
 
 
+def lucidrains_sigmoid(n, start=-3, end=3):
+    """`sigmoid_beta_schedule` in float64; theirs has its two ends in float32."""
+    t = np.linspace(0, 1, n + 1)
+    alpha_bar = (sigmoid(end) - sigmoid(t * (end - start) + start)) / (sigmoid(end) - sigmoid(start))
+    return np.clip(1 - alpha_bar[1:] / alpha_bar[:-1], 0, 0.999)
+
+
 FORMULAS = {
     "original": {"linear": linear, "quad": rooted},
     "improved-diffusion": {
@@ -76,6 +83,7 @@ FORMULAS = {
     "lucidrains": {
         "linear": lambda n: np.linspace(1000 / n * 0.0001, 1000 / n * 0.02, n),
         "cosine": lambda n: by_table(n, 0, 0.999),
+        "sigmoid": lucidrains_sigmoid,
     },
     "annotated-diffusion": {
         "linear": linear,

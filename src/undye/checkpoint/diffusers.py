@@ -12,15 +12,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
 
-from undye.checkpoint.imported import Imported, Settings, state_dict_of
+from undye.checkpoint.imported import Imported, Settings, read_pickle, state_dict_of
 from undye.checkpoint.native import read_json, read_weights, write_tensors
-from undye.config import ModelConfig, ScheduleConfig, UNetConfig
-from undye.denoiser import Denoiser, build_schedule, channels_last
+from undye.config import ModelConfig, ScheduleConfig, ScheduleName, UNetConfig
+from undye.denoiser import Denoiser, build_schedule
 from undye.diffusion.schedule_names import called_in, translate
 from undye.diffusion.variance import LEARNED
 from undye.errors import UserError
@@ -197,10 +197,7 @@ def read_diffusers(folder: Path, settings: Settings) -> Imported:
         null_label=spec.null_label, time_input="zero_based", **model,
     )  # fmt: skip
     weights = from_diffusers_weights(_weights(unet), spec)
-    with torch.device("meta"):
-        denoiser = Denoiser.from_config(config)
-    denoiser.network.load_state_dict({k: v.float().contiguous() for k, v in weights.items()}, assign=True)
-    return Imported(channels_last(denoiser).eval(), "diffusers", settings.notes)
+    return Imported.build(config, weights, "diffusers", settings)
 
 
 def read_scheduler(data: Mapping[str, Any], where: Path, settings: Settings) -> dict[str, Any]:
@@ -276,12 +273,11 @@ def _named_by_betas(listed: Any, num_steps: int, zero: bool, data: Mapping[str, 
     if not isinstance(listed, list) or len(listed) != num_steps:
         raise UserError(f"{where}: trained_betas is not a list of {num_steps} numbers")
     given = torch.tensor([_real(b, "trained_betas", where) for b in listed], dtype=torch.float64)
-    names: tuple[Literal["linear", "scaled_linear", "sqrt", "sigmoid", "cosine"], ...]
-    names = ("linear", "scaled_linear", "sqrt", "sigmoid", "cosine")
+    names: tuple[ScheduleName, ...] = get_args(ScheduleName)
     start, end = (_real(data.get(key, b), key, where) for key, b in (("beta_start", 1e-4), ("beta_end", 0.02)))
     for name in names:
         tries: list[dict[str, Any]] = [{}]
-        if name != "cosine":
+        if not ScheduleConfig(name=name).without_ends:
             # what export writes beside a list: its first and last entry
             tries += [{"rescale_betas": True}, {"beta_start": start, "beta_end": end}]
             tries += [{"beta_start": start**2, "beta_end": end**2}] if name == "sqrt" else []
@@ -307,7 +303,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     for name in (f"{WEIGHTS}.safetensors", f"{WEIGHTS}.bin"):
         if (folder / name).is_file():
             path = folder / name
-            return read_weights(path) if name.endswith("safetensors") else state_dict_of(path)
+            return read_weights(path) if name.endswith("safetensors") else state_dict_of(read_pickle(path), path)
     raise UserError(f"{folder} has no {WEIGHTS}.safetensors and no {WEIGHTS}.bin")
 
 

@@ -1,4 +1,10 @@
-"""What the readers of other projects' models share: settings from the user, notes for the user, safe unpickling."""
+"""What the readers of other projects' models share: settings from the user, notes for the user, safe unpickling.
+
+A reader of files of torch.save is a module with two functions, and a line in `undye.checkpoint.load.FILES`:
+
+knows(content) -> bool                      whether what the file holds looks like this project's, by its keys
+read(path, content, settings) -> Imported   the model
+"""
 
 import pickle
 import warnings
@@ -12,7 +18,7 @@ from torch import Tensor
 
 from undye.config import ModelConfig
 from undye.data.names import parse_image_size
-from undye.denoiser import Denoiser
+from undye.denoiser import Denoiser, channels_last
 from undye.errors import UserError
 from undye.structure import structure
 
@@ -30,6 +36,14 @@ class Imported:
     denoiser: Denoiser
     kind: str
     notes: list[str]
+
+    @classmethod
+    def build(cls, config: ModelConfig, weights: Mapping[str, Tensor], kind: str, settings: "Settings") -> "Imported":
+        """A model from its configuration and all weights of its network, by undye's names, in the right shapes."""
+        with torch.device("meta"):
+            denoiser = Denoiser.from_config(config)
+        denoiser.network.load_state_dict({k: v.float().contiguous() for k, v in weights.items()}, assign=True)
+        return cls(channels_last(denoiser).eval(), kind, settings.notes)
 
 
 class ImportNote(UserWarning):
@@ -90,6 +104,14 @@ class Settings:
             return parse_image_size(text)
         return _read(text, type(usual), f"--set {key}") if usual is not None else text
 
+    def unsaid(self, usual: Mapping[str, Any], project: str) -> dict[str, Any]:
+        """The user's values for what a file does not say, else the project's, each of which is noted."""
+        found = {key: self.take(key, value) for key, value in usual.items()}
+        for key, value in found.items():
+            if key not in self.values:
+                self.note(f"{key}: the file does not say, {_show(value)} is {project}'s default (--set {key}=...)")
+        return found
+
     def over(self, model: dict[str, Any]) -> dict[str, Any]:
         """Fields of ModelConfig with the user's in place of those of the file."""
         merged = dict(model)
@@ -126,13 +148,18 @@ def _read(text: str, kind: type, where: str) -> Any:
         raise UserError(f"{where}: {text!r} is not a number") from None
 
 
-def state_dict_of(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file of torch.save, read with weights_only: nothing in it is run.
+def _show(value: Any) -> str:
+    if isinstance(value, tuple):
+        return str(value[0]) if len(set(value)) == 1 else "x".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def state_dict_of(data: Any, path: Path) -> dict[str, Tensor]:
+    """What a file of torch.save holds, or a part of that, as named tensors.
 
     Raises:
-        UserError: if it is damaged, or holds anything but tensors and plain data.
+        UserError: if it is anything else.
     """
-    data = read_pickle(path)
     if not isinstance(data, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in data.items()):
         raise UserError(f"{path} is no state dict: it should hold named tensors and nothing else")
     for name, tensor in data.items():

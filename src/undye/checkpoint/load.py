@@ -4,14 +4,32 @@ import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from undye.checkpoint import diffusers, native, openai
-from undye.checkpoint.imported import Imported, ImportNote, Settings
+from undye.checkpoint.imported import Imported, ImportNote, Settings, read_pickle
 from undye.denoiser import Denoiser
 from undye.errors import UserError
+
+
+class Reader(Protocol):
+    """A module that reads one project's files."""
+
+    def knows(self, content: Any) -> bool:
+        """Whether what a file holds looks like this project's, by its keys."""
+        ...
+
+    def read(self, path: Path, content: Any, settings: Settings) -> Imported:
+        """The model in it."""
+        ...
+
+
+FILES: Mapping[str, Reader] = {
+    "openai": openai,
+}
+"""Whose .pt files can be read. No file looks like two of them."""
 
 
 def load(
@@ -56,10 +74,21 @@ def read_foreign(source: Path, settings: Settings) -> Imported:
     if source.is_dir() and diffusers.is_diffusers(source):
         found = diffusers.read_diffusers(source, settings)
     elif source.is_file():
-        found = openai.read_openai(source, settings)
+        found = _read_file(source, settings)
     elif source.exists():
         raise UserError(f"{source} holds no model of another project: give a folder of diffusers or a .pt file")
     else:
         raise UserError(f"no model at {source}")
     settings.check_used()
     return found
+
+
+def _read_file(path: Path, settings: Settings) -> Imported:
+    """A model from a file of torch.save: the first reader that knows its keys has it."""
+    content = read_pickle(path)
+    for reader in FILES.values():
+        if reader.knows(content):
+            return reader.read(path, content, settings)
+    keys = [k for k in content if isinstance(k, str)] if isinstance(content, dict) else []
+    has = f"its first keys are {', '.join(map(repr, keys[:3]))}" if keys else "it holds no named tensors"
+    raise UserError(f"{path} is not a model that undye knows ({has}): it reads those of {', '.join(FILES)}")

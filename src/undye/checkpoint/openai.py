@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from undye.checkpoint.imported import Imported, Settings, state_dict_of
 from undye.config import ModelConfig, ScheduleConfig
-from undye.denoiser import Denoiser, build_schedule, channels_last
+from undye.denoiser import build_schedule
 from undye.diffusion.schedule_names import translate
 from undye.errors import UserError
 from undye.networks.names_openai import from_openai_flags, from_openai_weights
@@ -33,18 +32,20 @@ UNSAID: Mapping[str, Any] = {
 }
 
 
-def read_openai(path: Path, settings: Settings) -> Imported:
-    """A model from a .pt file.
+def knows(content: Any) -> bool:
+    """Whether this is a state dict of their UNetModel, whole or not."""
+    return isinstance(content, dict) and any(str(name).startswith("input_blocks.") for name in content)
+
+
+def read(path: Path, content: Any, settings: Settings) -> Imported:
+    """A model from what a .pt file holds.
 
     Raises:
-        UserError: for a file that is damaged, of another kind, or says what undye cannot do.
+        UserError: if it is damaged, of another kind, or says what undye cannot do.
     """
-    weights = state_dict_of(path)
+    weights = state_dict_of(content, path)
     shape = read_shape(weights, path)
-    flags = {key: settings.take(key, usual) for key, usual in UNSAID.items()}
-    for key, value in flags.items():
-        if key not in settings.values:
-            settings.note(f"{key}: the file does not say, {_show(value)} is OpenAI's default (--set {key}=...)")
+    flags = settings.unsaid(UNSAID, "OpenAI")
     size = flags["image_size"]
     if size[0] != size[1]:
         raise UserError("OpenAI's networks are for square images: give --set image_size=H")
@@ -74,10 +75,7 @@ def read_openai(path: Path, settings: Settings) -> Imported:
         schedule=_schedule(flags["noise_schedule"], flags["diffusion_steps"], path),
         time_input="zero_based_per_mille" if flags["rescale_timesteps"] else "zero_based",
     )
-    with torch.device("meta"):
-        denoiser = Denoiser.from_config(config)
-    denoiser.network.load_state_dict({k: v.float().contiguous() for k, v in found.items()}, assign=True)
-    return Imported(channels_last(denoiser).eval(), "openai", settings.notes)
+    return Imported.build(config, found, "openai", settings)
 
 
 def read_shape(weights: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
@@ -88,10 +86,8 @@ def read_shape(weights: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     """
     kinds = {name for name in ("input_blocks.0.0.weight", "time_embed.0.weight", "out.2.weight") if name in weights}
     if len(kinds) < 3:
-        raise UserError(
-            f"{path} is not a model that undye knows: it has not the weights of OpenAI's UNetModel "
-            f"(first of its own: {next(iter(sorted(weights)), 'none')!r})"
-        )
+        missing = {"input_blocks.0.0.weight", "time_embed.0.weight", "out.2.weight"} - kinds
+        raise UserError(f"{path}: weight {min(missing)!r} is missing: it is no UNetModel of OpenAI's")
     dims = {"input_blocks.0.0.weight": 4, "out.2.weight": 4, "time_embed.0.weight": 2, "label_emb.weight": 2}
     dims |= {"input_blocks.1.0.emb_layers.1.weight": 2, "input_blocks.1.0.in_layers.2.weight": 4}
     for name, ndim in dims.items():
@@ -159,7 +155,3 @@ def _schedule(name: str, num_steps: int, path: Path) -> ScheduleConfig:
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     return config
-
-
-def _show(value: Any) -> str:
-    return str(value[0]) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)

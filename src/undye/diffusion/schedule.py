@@ -230,10 +230,18 @@ def cosine(num_steps: int, offset: float = 0.008, max_beta: float = 0.999, min_b
     return NoiseSchedule.from_beta((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(min_beta, max_beta))
 
 
+def sigmoid_alpha_bar(num_steps: int, max_beta: float = 0.999) -> NoiseSchedule:
+    """Jabri et al. 2023, Fig. 8: alpha_bar follows the logistic curve from -3 to 3; betas are cut at `max_beta`."""
+    curve = torch.sigmoid(-_linspace(-3.0, 3.0, num_steps + 1))
+    alpha_bar = (curve - curve[-1]) / (curve[0] - curve[-1])
+    return NoiseSchedule.from_beta((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(0.0, max_beta))
+
+
 SCHEDULES: dict[str, Callable[..., NoiseSchedule]] = {
     "linear": linear,
     "scaled_linear": scaled_linear,
     "cosine": cosine,
     "sqrt": sqrt,
     "sigmoid": sigmoid,
+    "sigmoid_alpha_bar": sigmoid_alpha_bar,
 }

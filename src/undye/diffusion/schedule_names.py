@@ -19,6 +19,7 @@ are given; the models that were published with others are in `PUBLISHED_ENDS`.
 |                        | sigmoid            | sigmoid                                                    |
 | lucidrains             | linear             | linear, rescale_betas                                      |
 |                        | cosine             | cosine                                                     |
+|                        | sigmoid            | sigmoid_alpha_bar                                          |
 | annotated-diffusion    | linear             | linear                                                     |
 |                        | quadratic          | scaled_linear                                              |
 |                        | sigmoid            | sigmoid                                                    |
@@ -51,7 +52,11 @@ PROJECTS: Mapping[str, Mapping[str, Named]] = {
         "squaredcos_cap_v2": ("cosine", {}),
         "sigmoid": ("sigmoid", {}),
     },
-    "lucidrains": {"linear": ("linear", {"rescale_betas": True}), "cosine": ("cosine", {})},
+    "lucidrains": {
+        "linear": ("linear", {"rescale_betas": True}),
+        "cosine": ("cosine", {}),
+        "sigmoid": ("sigmoid_alpha_bar", {}),
+    },
     "annotated-diffusion": {
         "linear": ("linear", {}),
         "quadratic": ("scaled_linear", {}),
@@ -78,7 +83,6 @@ WITHOUT_COUNTERPART: Mapping[str, Mapping[str, str]] = {
         "laplace": "log-SNR spread as a Laplace distribution",
         "exp": "alpha_bar falls exponentially",
     },
-    "lucidrains": {"sigmoid": "alpha_bar, not beta, follows the logistic curve"},
 }
 
 
