@@ -15,6 +15,7 @@ ResampleName = Literal["conv", "resblock", "pool"]
 PaddingName = Literal["right_bottom", "symmetric"]
 TimeOrder = Literal["sin_cos", "cos_sin"]
 TimeDenominator = Literal["half-1", "half"]
+DownsampleName = Literal["fold", "conv"]
 InitName = Literal["fan_avg", "torch_zero", "torch"]
 
 
@@ -159,6 +160,8 @@ class CompactConfig:
     head_channels: int = 32
     """Width of an attention head in the lowest level (one head where the level is narrower); 0: no attention."""
     dropout: float = 0.0
+    checkpointing: bool = False
+    """Keep only the inputs of blocks for the backward pass and compute the rest again: less memory, a third slower."""
 
     def __post_init__(self) -> None:
         """Check that the settings fit together."""
@@ -171,12 +174,96 @@ class CompactConfig:
         _check_dropout(self.dropout)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LucidrainsConfig:
+    """The U-Nets of denoising-diffusion-pytorch, see `undye.networks.lucidrains`. The defaults are those of its Unet."""
+
+    kind: Literal["lucidrains"] = "lucidrains"
+    base_channels: int = 64
+    """Features of the time embedding; a quarter of the width of its two layers, and the unit of channel_mult."""
+    channel_mult: tuple[int, ...] = (1, 2, 4, 8)
+    """What each level hands on, in units of base_channels; each level but the last halves the map."""
+    stem_channels: int | None = None
+    """Width of the first convolution, and of the first level. None: base_channels."""
+    attention_levels: tuple[int, ...] | None = None
+    """Levels (0 is full resolution) with softmax attention; the others have linear attention. None: the last one."""
+    num_heads: tuple[int, ...] = (4,)
+    """Heads of each attention: one number for all levels, or one for each."""
+    head_channels: tuple[int, ...] = (32,)
+    """Width of an attention head: one number for all levels, or one for each."""
+    middle_num_heads: int | None = None
+    """Heads of the attention in the middle. None: as many as the last level's."""
+    middle_head_channels: int | None = None
+    """Width of a head of the attention in the middle. None: that of the last level's."""
+    memory: int = 4
+    """Learned keys and values that each attention has beside those of the map; 0 in the class-conditional network."""
+    downsample: DownsampleName = "fold"
+    """2x2 pixels become channels before a 1x1 convolution (fold), or a strided 4x4 convolution (conv), as in the
+    class-conditional network."""
+    max_period: float = 10000.0
+    """Frequencies of the time embedding are max_period^(-i / (half - 1)), i < half; half is half of base_channels."""
+    self_condition: bool = False
+    """The network has an input for an earlier estimate of x_0 beside x_t; here zeros, as it is for the first step."""
+    dropout: float = 0.0
+    checkpointing: bool = False
+    """Keep only the inputs of blocks for the backward pass and compute the rest again: less memory, a third slower."""
+
+    def __post_init__(self) -> None:
+        """Check that the settings fit together."""
+        if not self.channel_mult or min(self.channel_mult) < 1 or self.stem_width < 1:
+            raise UserError("a lucidrains network needs at least one level, and channels in each")
+        if self.base_channels < 4 or self.base_channels % 2:
+            raise UserError(f"base_channels must be even and at least 4, got {self.base_channels}")
+        levels = len(self.channel_mult)
+        for name, values in (("num_heads", self.num_heads), ("head_channels", self.head_channels)):
+            if len(values) not in (1, levels) or min(values) < 1:
+                raise UserError(f"{name} is one number or {levels}, one for each level, and at least 1: got {values}")
+        if min(self.middle_heads) < 1:
+            raise UserError("middle_num_heads and middle_head_channels must be at least 1")
+        if wrong := [level for level in self.attention_levels or () if not 0 <= level < levels]:
+            raise UserError(f"there is no level {wrong[0]} to attend at: levels are 0..{levels - 1}")
+        if self.memory < 0:
+            raise UserError(f"memory must be at least 0, got {self.memory}")
+        if not 0 < self.max_period < float("inf"):
+            raise UserError(f"max_period must be above 0, got {self.max_period}")
+        _check_dropout(self.dropout)
+
+    @property
+    def stem_width(self) -> int:
+        """Channels of the first convolution."""
+        return self.base_channels if self.stem_channels is None else self.stem_channels
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels that the first convolution and then each level hand on: one more than there are levels."""
+        return (self.stem_width, *(self.base_channels * m for m in self.channel_mult))
+
+    @property
+    def softmax_levels(self) -> tuple[int, ...]:
+        """Levels with softmax attention."""
+        return (len(self.channel_mult) - 1,) if self.attention_levels is None else self.attention_levels
+
+    def heads(self, level: int) -> tuple[int, int]:
+        """Number of heads and width of a head at a level."""
+        heads, width = self.num_heads, self.head_channels
+        return heads[level if len(heads) > 1 else 0], width[level if len(width) > 1 else 0]
+
+    @property
+    def middle_heads(self) -> tuple[int, int]:
+        """Number of heads and width of a head in the middle."""
+        heads, width = self.heads(len(self.channel_mult) - 1)
+        return (
+            heads if self.middle_num_heads is None else self.middle_num_heads,
+            width if self.middle_head_channels is None else self.middle_head_channels,
+        )
+
+
 def _check_dropout(dropout: float) -> None:
     if not 0 <= dropout < 1:
         raise UserError(f"dropout must lie in [0, 1), got {dropout}")
 
 
-NetworkConfig = UNetConfig | CompactConfig
+NetworkConfig = UNetConfig | CompactConfig | LucidrainsConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,12 @@ MODEL_PRESETS: Mapping[str, ModelConfig] = {
         image_size=(256, 256),
         variance="fixed_small",
     ),
+    # the larger model of LSUN Bedroom
+    "ddpm-256-large": ModelConfig(
+        network=UNetConfig(base_channels=192, channel_mult=(1, 1, 2, 2, 4, 4), attention_levels=(4,), dropout=0.0),
+        image_size=(256, 256),
+        variance="fixed_small",
+    ),
 }
 
 

@@ -40,7 +40,7 @@ def test_round_trip(tmp_path: Path, settings) -> None:
     x = torch.randn(2, again.config.channels, 6, 4)
     torch.testing.assert_close(again(x, torch.tensor([1, 900])).eps, denoiser(x, torch.tensor([1, 900])).eps)
     assert not again.training
-    assert "step: 7" in (tmp_path / "model" / "README.md").read_text()
+    assert "| step | 7 |" in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_the_weights_file_says_what_it_is(tmp_path: Path) -> None:

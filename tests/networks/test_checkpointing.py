@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from undye.config import UNetConfig
+from undye.config import CompactConfig, UNetConfig
+from undye.networks import build_network
 from undye.networks.unet import UNet
 
 CONFIG = UNetConfig(base_channels=8, channel_mult=(1, 2, 2), num_res_blocks=1, norm_groups=4, dropout=0.3)
@@ -14,7 +15,7 @@ CONFIG = UNetConfig(base_channels=8, channel_mult=(1, 2, 2), num_res_blocks=1, n
 def step(config):
     """Output, gradients, and how many bytes were kept from the forward to the backward pass."""
     torch.manual_seed(1)
-    network = UNet(config, 3, 3, num_classes=2).train()
+    network = build_network(config, 3, 3, num_classes=2).train()
     for parameter in network.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     kept = {}
@@ -33,10 +34,13 @@ def step(config):
     return out.detach(), gradients, sum(size for at, size in kept.items() if at not in weights)
 
 
-@pytest.mark.parametrize("resample", ["conv", "resblock"])
-def test_same_output_and_gradients_with_less_kept(resample):
+@pytest.mark.parametrize(
+    "config",
+    [CONFIG, replace(CONFIG, resample="resblock"), CompactConfig(channels=(8, 16), blocks=(2, 3), dropout=0.3)],
+    ids=["conv", "resblock", "compact"],
+)
+def test_same_output_and_gradients_with_less_kept(config):
     """Also with dropout, which must drop the same features when they are computed again."""
-    config = replace(CONFIG, resample=resample)
     out, gradients, kept = step(config)
     out_again, gradients_again, kept_again = step(replace(config, checkpointing=True))
     assert torch.equal(out, out_again)

@@ -14,7 +14,10 @@ from undye.networks.resample import Downsample, Upsample
 from undye.networks.unet import UNet
 
 
-@pytest.mark.parametrize(("preset", "count"), [("ddpm-cifar10", 35_746_307), ("ddpm-256", 113_673_219)])
+@pytest.mark.parametrize(
+    ("preset", "count"),
+    [("ddpm-cifar10", 35_746_307), ("ddpm-256", 113_673_219), ("ddpm-256-large", 255_677_955)],
+)
 def test_parameter_counts(preset, count):
     with torch.device("meta"):
         network = Denoiser.from_preset(preset).network

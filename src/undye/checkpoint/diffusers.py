@@ -17,6 +17,7 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor
 
+from undye.checkpoint.card import CARD, UNKNOWN_LICENSE, diffusers_card, read_license
 from undye.checkpoint.imported import Imported, Settings, read_pickle, state_dict_of
 from undye.checkpoint.native import read_json, read_weights, write_tensors
 from undye.config import ModelConfig, ScheduleConfig, ScheduleName, UNetConfig
@@ -56,8 +57,13 @@ def is_diffusers(folder: Path) -> bool:
     return isinstance(data, dict) and "_class_name" in data
 
 
-def export_diffusers(denoiser: Denoiser, folder: Path) -> Path:
+def export_diffusers(denoiser: Denoiser, folder: Path, license: str = UNKNOWN_LICENSE) -> Path:
     """Write a model as a folder that DDPMPipeline and DDIMPipeline load and sample from, whole or not at all.
+
+    Args:
+        denoiser: the model.
+        folder: where; must not exist.
+        license: of the weights, for the model card.
 
     Raises:
         UserError: naming what diffusers cannot express, or if `folder` exists.
@@ -78,7 +84,7 @@ def export_diffusers(denoiser: Denoiser, folder: Path) -> Path:
         _write(temporary / "unet" / "config.json", unet)
         _write(temporary / "scheduler" / "scheduler_config.json", scheduler)
         write_tensors(weights, temporary / "unet" / f"{WEIGHTS}.safetensors", {"format": "pt"})
-        (temporary / "README.md").write_text(_card(denoiser), encoding="utf-8")
+        (temporary / CARD).write_text(diffusers_card(denoiser.config, license), encoding="utf-8")
     return folder
 
 
@@ -197,7 +203,7 @@ def read_diffusers(folder: Path, settings: Settings) -> Imported:
         null_label=spec.null_label, time_input="zero_based", **model,
     )  # fmt: skip
     weights = from_diffusers_weights(_weights(unet), spec)
-    return Imported.build(config, weights, "diffusers", settings)
+    return Imported.build(config, weights, "diffusers", settings, read_license(folder))
 
 
 def read_scheduler(data: Mapping[str, Any], where: Path, settings: Settings) -> dict[str, Any]:
@@ -315,28 +321,3 @@ def _mapping(data: Any, where: Path) -> dict[str, Any]:
 
 def _write(path: Path, data: dict[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _card(denoiser: Denoiser) -> str:
-    c = denoiser.config
-    return "\n".join(
-        [
-            "---",
-            "library_name: diffusers",
-            "tags: [unconditional-image-generation, ddpm]",
-            "---",
-            "",
-            "# A denoising diffusion model",
-            "",
-            f"- images: {c.image_size[0]}x{c.image_size[1]}, {c.channels} channel(s), in [-1, 1]",
-            f"- predicts {c.prediction}; variance {c.variance}; T = {c.schedule.num_steps}",
-            "",
-            "```python",
-            "from diffusers import DDIMPipeline",
-            "",
-            'pipeline = DDIMPipeline.from_pretrained("PATH/OF/THIS/FOLDER")',
-            "images = pipeline(batch_size=4, num_inference_steps=50, use_clipped_model_output=True).images",
-            "```",
-            "",
-        ]
-    )

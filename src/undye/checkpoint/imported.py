@@ -31,19 +31,28 @@ class Imported:
         denoiser: the model, in eval mode.
         kind: the project's name.
         notes: lines for the user: what the file does not say, and what was taken instead.
+        license: of the weights, where that is said.
     """
 
     denoiser: Denoiser
     kind: str
     notes: list[str]
+    license: str | None = None
 
     @classmethod
-    def build(cls, config: ModelConfig, weights: Mapping[str, Tensor], kind: str, settings: "Settings") -> "Imported":
+    def build(
+        cls,
+        config: ModelConfig,
+        weights: Mapping[str, Tensor],
+        kind: str,
+        settings: "Settings",
+        license: str | None = None,
+    ) -> "Imported":
         """A model from its configuration and all weights of its network, by undye's names, in the right shapes."""
         with torch.device("meta"):
             denoiser = Denoiser.from_config(config)
         denoiser.network.load_state_dict({k: v.float().contiguous() for k, v in weights.items()}, assign=True)
-        return cls(channels_last(denoiser).eval(), kind, settings.notes)
+        return cls(channels_last(denoiser).eval(), kind, settings.notes, license)
 
 
 class ImportNote(UserWarning):

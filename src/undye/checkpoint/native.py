@@ -3,7 +3,8 @@
 config.json          the ModelConfig and the schema version
 model.safetensors    the network's EMA weights
 train_state/         what resuming needs beside these: tensors.safetensors and state.json
-README.md            what this is, for people
+metrics.json         what has been measured, if anything has
+README.md            what this is, for people: the model card
 """
 
 import json
@@ -16,13 +17,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from undye.checkpoint.card import CARD, MEASURED, Measurement, measurements_text, model_card, read_measurements
 from undye.config import SCHEMA_VERSION, ModelConfig
 from undye.denoiser import Denoiser, channels_last
 from undye.errors import UserError
-from undye.files import atomic_path
+from undye.files import atomic_path, write_text
 from undye.structure import structure, unstructure
 
-CONFIG, WEIGHTS, CARD, STATE = "config.json", "model.safetensors", "README.md", "train_state"
+CONFIG, WEIGHTS, STATE = "config.json", "model.safetensors", "train_state"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def save(
         # the config travels in the header too, so that the file alone says what it is; one entry only, because
         # safetensors writes several in random order, and the same model should be the same bytes
         write_tensors(denoiser.network.state_dict(), temporary / WEIGHTS, {"undye": text})
-        (temporary / CARD).write_text(_card(denoiser, about), encoding="utf-8")
+        text = model_card(denoiser.config, count_weights(denoiser), about)
+        (temporary / CARD).write_text(text, encoding="utf-8")
         if train_state is not None:
             (temporary / STATE).mkdir()
             write_tensors(train_state.tensors, temporary / STATE / "tensors.safetensors", {})
@@ -73,6 +76,28 @@ def save(
                 json.dumps(train_state.values, indent=2) + "\n", encoding="utf-8"
             )
     return folder
+
+
+def add_measurements(folder: Path, measured: list[Measurement]) -> None:
+    """Put metrics into a checkpoint, in place of earlier ones of the same name, data and recipe, and renew its card.
+
+    Raises:
+        UserError: if the folder is no checkpoint, or damaged, or cannot be written to.
+    """
+    denoiser = load(folder)
+    new = {(m.metric, m.data, m.how) for m in measured}
+    kept = [m for m in read_measurements(folder) if (m.metric, m.data, m.how) not in new]
+    text = model_card(denoiser.config, count_weights(denoiser), read_about(folder), [*kept, *measured])
+    try:
+        write_text(folder / MEASURED, measurements_text([*kept, *measured]))
+        write_text(folder / CARD, text)
+    except OSError as error:
+        raise UserError(f"cannot write the model card into {folder}: {error.strerror}") from None
+
+
+def count_weights(denoiser: Denoiser) -> int:
+    """Number of the network's trained numbers."""
+    return sum(p.numel() for p in denoiser.network.parameters())
 
 
 def load(source: str | Path, device: str | torch.device = "cpu") -> Denoiser:
@@ -219,27 +244,3 @@ def read_json(path: Path) -> Any:
     except (ValueError, RecursionError, OSError) as error:
         what = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is damaged ({what}): use an earlier checkpoint") from None
-
-
-def _card(denoiser: Denoiser, about: dict[str, Any]) -> str:
-    c = denoiser.config
-    size = sum(p.numel() for p in denoiser.network.parameters())
-    lines = [
-        "# A denoising diffusion model",
-        "",
-        f"- images: {c.image_size[0]}x{c.image_size[1]}, {c.channels} channel(s)",
-        f"- network: {c.network.kind}, {size:,} parameters; predicts {c.prediction}; variance {c.variance}",
-        f"- noise schedule: {c.schedule.name}, T = {c.schedule.num_steps}",
-        *(f"- {key}: {value}" for key, value in about.items()),
-        "",
-        "The weights are the running average (EMA) of the trained ones.",
-        "",
-        "```python",
-        "import undye",
-        "",
-        'denoiser = undye.load("PATH/OF/THIS/FOLDER")',
-        "images = undye.sample(denoiser, n=16)  # uint8 (16, height, width, channels)",
-        "```",
-        "",
-    ]
-    return "\n".join(lines)

@@ -30,6 +30,8 @@ class EvalArgs:
     likelihood, an independent bound."""
     out: Annotated[str, tyro.conf.arg(metavar="REPORT.json")] = ""
     """Also write everything, with how it was made, as JSON."""
+    card: bool = False
+    """Also write the numbers into the model card (README.md) of the checkpoint."""
     n: int = 1000
     """Images, drawn from the data by the seed."""
     exact: bool = False
@@ -79,6 +81,8 @@ def main(args: list[str]) -> int:
     if a.out:
         _check_out(Path(a.out))
     given = _given(a)
+    if a.card:
+        _check_card(a)
 
     from undye.device import set_threads
     from undye.files import write_text
@@ -108,7 +112,27 @@ def main(args: list[str]) -> int:
     if a.out:
         write_text(Path(a.out), json.dumps(report, indent=2, allow_nan=False) + "\n")
         print(a.out)
+    if a.card:
+        from undye.checkpoint.native import CARD, add_measurements, find_checkpoint
+        from undye.metrics.record import measurements
+
+        folder = find_checkpoint(report["model"]["checkpoint"])
+        add_measurements(folder, measurements(report))
+        print(folder / CARD)
     return 0
+
+
+def _check_card(a: EvalArgs) -> None:
+    """Raise a UserError unless there will be a line for a card, and a card."""
+    from undye.checkpoint.card import read_measurements
+    from undye.checkpoint.load import is_foreign
+    from undye.checkpoint.native import find_checkpoint
+
+    if set(a.metrics) == {"rate-distortion"}:
+        raise UserError("--card is for numbers, not for a curve: ask for nll or ode too, or leave it out")
+    if is_foreign(Path(a.model)):
+        raise UserError(f"--card is for undye's own checkpoints: `undye import {a.model} --out DIR` makes one")
+    read_measurements(find_checkpoint(a.model))
 
 
 def _given(a: EvalArgs) -> dict[str, Any]:

@@ -21,6 +21,8 @@ class ImportArgs:
     """The new checkpoint folder."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
     """What the source does not say, such as image_size=64 num_heads=4 prediction=v schedule.num_steps=4000."""
+    license: str = ""
+    """Of the weights, for the model card: an SPDX name such as mit or cc-by-4.0; without it what the source says."""
 
 
 def main(args: list[str]) -> int:
@@ -40,6 +42,10 @@ def main(args: list[str]) -> int:
     found = read_foreign(Path(a.source), Settings.parse(a.set))
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
-    save(Path(a.out), found.denoiser, about={"imported_from": found.kind, "source": Path(a.source).name})
+    save(
+        Path(a.out),
+        found.denoiser,
+        about={"imported_from": found.kind, "source": Path(a.source).name, "license": a.license or found.license},
+    )
     print(a.out)
     return 0

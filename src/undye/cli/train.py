@@ -61,6 +61,8 @@ class TrainArgs:
     """Go on with the run in RUN if there is one."""
     seed: int = 0
     """Names the random numbers of the run."""
+    license: str = "unknown"
+    """Of the weights, for the model card: an SPDX name such as mit or cc-by-4.0."""
     device: Device = ""
     threads: Threads = 0
     model: ModelArgs
@@ -139,6 +141,7 @@ def _to_args(c: RunConfig) -> TrainArgs:
         budget=f"{c.budget_seconds!r}s" if c.budget_seconds is not None else "",
         init=c.init or "",
         seed=c.seed,
+        license=c.license,
         model=model,
         training=c.training,
         checkpoint=c.checkpoint,
@@ -162,6 +165,7 @@ def _to_config(a: TrainArgs, base: RunConfig) -> RunConfig:
         budget_seconds=parse_duration(a.budget) if a.budget else None,
         init=a.init or None,
         seed=a.seed,
+        license=a.license,
         model=model,
         training=a.training,
         checkpoint=a.checkpoint,

@@ -2,8 +2,9 @@
 
 from torch import nn
 
-from undye.config import CompactConfig, NetworkConfig, UNetConfig
+from undye.config import CompactConfig, LucidrainsConfig, NetworkConfig, UNetConfig
 from undye.networks.compact import CompactUNet
+from undye.networks.lucidrains import LucidrainsUNet
 from undye.networks.unet import UNet
 
 
@@ -16,6 +17,8 @@ def build_network(
             return UNet(config, channels, out_channels, num_classes, null_label)
         case CompactConfig():
             return CompactUNet(config, channels, out_channels, num_classes, null_label)
+        case LucidrainsConfig():
+            return LucidrainsUNet(config, channels, out_channels, num_classes, null_label)
 
 
-__all__ = ["CompactUNet", "UNet", "build_network"]
+__all__ = ["CompactUNet", "LucidrainsUNet", "UNet", "build_network"]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from undye.config import CompactConfig
 from undye.networks.attention import from_heads, to_heads
+from undye.networks.checkpointing import maybe_again
 from undye.networks.embedding import ClassEmbedding, sinusoidal
 from undye.networks.initialisation import init_zero
 from undye.networks.padding import crop_like, pad_to_multiple
@@ -110,8 +111,11 @@ class Unfold(nn.Module):
 class Stage(nn.Module):
     """The blocks of a level, with attention after the first half of them where it is asked for."""
 
-    def __init__(self, channels: int, blocks: int, c_emb: int, dropout: float, head_channels: int = 0):
+    def __init__(
+        self, channels: int, blocks: int, c_emb: int, dropout: float, head_channels: int = 0, again: bool = False
+    ):
         super().__init__()
+        self.again = again
         self.blocks = nn.ModuleList(Block(channels, c_emb, dropout) for _ in range(blocks))
         self.attention = Attention(channels, head_channels) if head_channels else None
 
@@ -119,7 +123,7 @@ class Stage(nn.Module):
         """The level's features."""
         half = (len(self.blocks) + 1) // 2
         for i, block in enumerate(self.blocks, start=1):
-            h = block(h, emb)
+            h = maybe_again(self.again, block, h, emb)
             if i == half and self.attention is not None:
                 h = self.attention(h)
         return h
@@ -146,7 +150,9 @@ class CompactUNet(nn.Module):
         self.stride = patch * 2 ** (len(widths) - 1)
 
         def stage(level: int, head_channels: int = 0) -> nn.Module:
-            return Stage(widths[level], config.blocks[level], c_emb, config.dropout, head_channels)
+            return Stage(
+                widths[level], config.blocks[level], c_emb, config.dropout, head_channels, config.checkpointing
+            )
 
         self.time_mlp = nn.Sequential(nn.Linear(TIME_FEATURES, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb))
         self.class_embedding = None if num_classes is None else ClassEmbedding(num_classes, c_emb, null_label)

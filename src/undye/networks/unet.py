@@ -1,15 +1,13 @@
 """The U-Net of Ho et al. 2020 and its descendants: `UNetConfig()` is the CIFAR-10 model, 35,746,307 parameters."""
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from undye.config import UNetConfig
 from undye.networks.attention import AttentionBlock
+from undye.networks.checkpointing import maybe_again
 from undye.networks.embedding import ClassEmbedding, sinusoidal
 from undye.networks.initialisation import initialise
 from undye.networks.padding import crop_like, pad_to_multiple
@@ -147,10 +145,3 @@ class UNet(nn.Module):
 
     def _middle(self, h: Tensor, emb: Tensor) -> Tensor:
         return self.middle2(self.middle_attention(self.middle1(h, emb)), emb)
-
-
-def maybe_again(again: bool, function: Callable[..., Tensor], *args: Tensor | int | None) -> Tensor:
-    """function(*args); with `again`, its insides are not kept for the backward pass but computed again in it."""
-    if again and torch.is_grad_enabled():
-        return checkpoint(function, *args, use_reentrant=False)
-    return function(*args)

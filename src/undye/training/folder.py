@@ -111,6 +111,7 @@ def continue_run(stored: RunConfig, asked: RunConfig) -> RunConfig:
         "preview.",
         *(f"model.{k}" for k in ("image_size", "channels", "num_classes", "class_names")),
     ]
+    free += ["license"]
     free += ["training.steps"] + (["model."] if stored.init else [])
     free += ["training.warmup"] if stored.budget_seconds is not None else []
     for key, value in before.items():
@@ -121,7 +122,7 @@ def continue_run(stored: RunConfig, asked: RunConfig) -> RunConfig:
             )
     # a budget has decided the number of steps, and has kept the warm-up within them
     steps = asked.training.steps if stored.budget_seconds is None else stored.training.steps
-    return replace(stored.with_steps(steps), checkpoint=asked.checkpoint, preview=asked.preview)
+    return replace(stored.with_steps(steps), checkpoint=asked.checkpoint, preview=asked.preview, license=asked.license)
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -32,6 +32,11 @@ _RUNS: Mapping[str, tuple[TrainingConfig, CheckpointConfig, PreviewConfig]] = {
         CheckpointConfig(every=5_000),
         PreviewConfig(count=40, n=16, steps=50),
     ),
+    "ddpm-256-large": (
+        TrainingConfig(steps=1_150_000, batch_size=64, lr=2e-5, warmup=5_000, precision="fp32"),
+        CheckpointConfig(every=5_000),
+        PreviewConfig(count=40, n=16, steps=50),
+    ),
 }
 
 

@@ -91,6 +91,8 @@ class RunConfig:
     budget_seconds: float | None = None
     """Time from the first step to the final weights; it decides the number of steps."""
     seed: int = 0
+    license: str = "unknown"
+    """Of the weights, for the model card: an SPDX name such as mit or cc-by-4.0."""
 
     def __post_init__(self) -> None:
         """Catch mistakes before the first step."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from signal import Signals
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -314,6 +314,25 @@ class _Session:
         save_png(enlarge(make_grid(images)), path)
         self.emit(Previewed(self.trainer.step, path))
 
+    def about(self) -> dict[str, Any]:
+        """What a checkpoint says of how it was made."""
+        training, loss = self.config.training, self.window.loss()
+        return {
+            "data": self.source.name,
+            "images": len(self.source),
+            "step": self.trainer.step,
+            "of_steps": self.trainer.total_steps,
+            "batch_size": training.batch_size,
+            "objective": training.objective,
+            "optimizer": training.optimizer,
+            "lr": training.lr,
+            "ema_decay": training.ema_decay,
+            "flip": training.flip,
+            "seed": self.config.seed,
+            "training_loss": None if loss is None else round(loss, 6),
+            "license": self.config.license,
+        }
+
     def save(self) -> None:
         """Write a checkpoint and remove those that are no longer kept."""
         step, elapsed = self.trainer.step, self.window.elapsed()
@@ -327,12 +346,7 @@ class _Session:
                 "images": len(self.source),
                 "window": self.window.sums(),
             }
-            about = {
-                "data": self.source.name,
-                "step": step,
-                "of_steps": self.trainer.total_steps,
-                "seed": self.config.seed,
-            }
+            about = self.about()
             save(path, self.trainer.ema.model, TrainState(self.trainer.state_tensors(), values), about)
         self.emit(Saved(step, path))
         for old in checkpoints(self.folder.path)[: -self.config.checkpoint.keep]:

@@ -19,6 +19,8 @@ class Sums:
     images: int = 0
     steps: int = 0
     seconds: float = 0.0
+    last_loss: float | None = None
+    """The mean of the last line of the log."""
 
 
 class Window:
@@ -37,6 +39,11 @@ class Window:
     def elapsed(self) -> float:
         """Seconds of the whole run so far."""
         return self._spent + time.perf_counter() - self._start
+
+    def loss(self) -> float | None:
+        """The mean loss of the last line of the log; before there is one, of the steps so far."""
+        s = self._sums
+        return s.last_loss if s.last_loss is not None or not s.steps else s.loss / s.steps
 
     def sums(self) -> dict[str, Any]:
         """The state, for a checkpoint."""
@@ -61,5 +68,5 @@ class Window:
             s.images / max(s.seconds, 1e-9),
             self.elapsed(),
         )
-        self._sums = Sums()
+        self._sums = Sums(last_loss=line.loss)
         return line
