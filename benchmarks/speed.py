@@ -15,7 +15,7 @@ from benchmarks.contenders import PEERS, Peer
 from benchmarks.data import Images, batches, say
 from undye.device import supports_bf16
 from undye.training.batches import BatchStream
-from undye.training.session import build_objective
+from undye.training.setup import build_objective
 from undye.training.trainer import Trainer
 
 PEER_BATCH = 128

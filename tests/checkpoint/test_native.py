@@ -147,6 +147,7 @@ def damage(folder: Path, how: str) -> None:
 def test_damage_is_named_in_one_line(tmp_path: Path, how: str, says: str) -> None:
     save(tmp_path / "model", model())
     damage(tmp_path / "model", how)
+    (tmp_path / "model" / "checksums.json").unlink()  # or that is all that is said
     with pytest.raises(UserError, match=says) as error:
         undye.load(tmp_path / "model")
     assert "\n" not in str(error.value)
@@ -197,3 +198,22 @@ def test_neighbours_are_nobodys_business(tmp_path: Path) -> None:
             temporary.write_text("y")
     assert str(secret) not in opened
     assert str(tmp_path) in opened, "the folder's list of names is made durable"
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "train_state/tensors.safetensors"])
+def test_one_changed_byte_is_found(tmp_path: Path, name: str) -> None:
+    folder = save(tmp_path / "model", model(), TrainState({"a": torch.zeros(3)}, {"step": 1}))
+    data = bytearray((folder / name).read_bytes())
+    data[-3] ^= 1
+    (folder / name).write_bytes(data)
+    read = load_train_state if name.startswith("train_state") else undye.load
+    with pytest.raises(UserError, match=f"{name} is damaged .its SHA-256"):
+        read(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff"])
+def test_damaged_checksums(tmp_path: Path, content: bytes) -> None:
+    folder = save(tmp_path / "model", model())
+    (folder / "checksums.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"checksums\.json is damaged"):
+        undye.load(folder)

@@ -14,7 +14,7 @@ from undye.structure import structure, unstructure
 from undye.timesteps import TIMESTEPS, Importance
 from undye.training.presets import run_preset
 from undye.training.run import CheckpointConfig, PreviewConfig, RunConfig, TrainingConfig, parse_duration
-from undye.training.session import build_objective
+from undye.training.setup import build_objective
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from undye.objective import SimpleObjective
 from undye.timesteps import Importance
 from undye.training.batches import BatchStream
 from undye.training.run import RunConfig, TrainingConfig
-from undye.training.session import build_model, load_data
+from undye.training.setup import build_model, load_data
 from undye.training.trainer import Trainer
 
 

@@ -3,6 +3,7 @@
 config.json          the ModelConfig and the schema version
 model.safetensors    the network's EMA weights
 train_state/         what resuming needs beside these: tensors.safetensors and state.json
+checksums.json       the SHA-256 of each of these
 metrics.json         what has been measured, if anything has
 README.md            what this is, for people: the model card
 """
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from undye.checkpoint.card import CARD, MEASURED, Measurement, measurements_text, model_card, read_measurements
+from undye.checkpoint.checksums import CHECKSUMS, check, checksums_text
 from undye.config import SCHEMA_VERSION, ModelConfig
 from undye.denoiser import Denoiser, channels_last
 from undye.errors import UserError
@@ -25,6 +27,7 @@ from undye.files import atomic_path, write_text
 from undye.structure import structure, unstructure
 
 CONFIG, WEIGHTS, STATE = "config.json", "model.safetensors", "train_state"
+STATE_FILES = (f"{STATE}/tensors.safetensors", f"{STATE}/state.json")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,43 @@ class TrainState:
 
     tensors: dict[str, Tensor]
     values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that goes into a checkpoint.
+
+    Attributes:
+        config: of the model.
+        weights: the network's state dict.
+        parameters: number of weights that are trained.
+        train_state: to go on training; None for a model that is only to be used.
+        about: facts for the model card and config.json.
+    """
+
+    config: ModelConfig
+    weights: dict[str, Tensor]
+    parameters: int
+    train_state: TrainState | None
+    about: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, denoiser: Denoiser, train_state: TrainState | None = None, about: dict[str, Any] | None = None
+    ) -> "Snapshot":
+        """Of a model as it is now; the tensors are not copied."""
+        weights = denoiser.network.state_dict()
+        return cls(denoiser.config, weights, count_weights(denoiser), train_state, about or {})
+
+    def copied(self) -> "Snapshot":
+        """The same with tensors of its own, on the CPU: training may go on while it is written."""
+
+        def own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+        state = self.train_state
+        state = None if state is None else TrainState(own(state.tensors), dict(state.values))
+        return Snapshot(self.config, own(self.weights), self.parameters, state, dict(self.about))
 
 
 def save(
@@ -55,19 +95,23 @@ def save(
     Raises:
         UserError: if `folder` exists.
     """
-    folder = Path(folder)
+    return write(Path(folder), Snapshot.of(denoiser, train_state, about))
+
+
+def write(folder: Path, snapshot: Snapshot) -> Path:
+    """Write a checkpoint, whole or not at all: `save`, for what may change meanwhile."""
     if folder.exists():
         raise UserError(f"{folder} exists already: choose another name")
-    about = about or {}
+    train_state = snapshot.train_state
     with atomic_path(folder, durable=True) as temporary:
         temporary.mkdir()
-        config = {"schema_version": SCHEMA_VERSION, "model": unstructure(denoiser.config), "about": about}
+        config = {"schema_version": SCHEMA_VERSION, "model": unstructure(snapshot.config), "about": snapshot.about}
         text = json.dumps(config, indent=2) + "\n"
         (temporary / CONFIG).write_text(text, encoding="utf-8")
         # the config travels in the header too, so that the file alone says what it is; one entry only, because
         # safetensors writes several in random order, and the same model should be the same bytes
-        write_tensors(denoiser.network.state_dict(), temporary / WEIGHTS, {"undye": text})
-        text = model_card(denoiser.config, count_weights(denoiser), about)
+        write_tensors(snapshot.weights, temporary / WEIGHTS, {"undye": text})
+        text = model_card(snapshot.config, snapshot.parameters, snapshot.about)
         (temporary / CARD).write_text(text, encoding="utf-8")
         if train_state is not None:
             (temporary / STATE).mkdir()
@@ -75,6 +119,8 @@ def save(
             (temporary / STATE / "state.json").write_text(
                 json.dumps(train_state.values, indent=2) + "\n", encoding="utf-8"
             )
+        names = [CONFIG, WEIGHTS, *(STATE_FILES if train_state is not None else ())]
+        (temporary / CHECKSUMS).write_text(checksums_text(temporary, names), encoding="utf-8")
     return folder
 
 
@@ -111,6 +157,7 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Denoiser:
         UserError: if there is no model there, or its files are damaged or do not fit together.
     """
     folder = find_checkpoint(source)
+    check(folder, (CONFIG, WEIGHTS))
     config = read_config(folder)
     weights = read_weights(folder / WEIGHTS)
     try:
@@ -146,6 +193,7 @@ def load_train_state(folder: Path) -> TrainState:
         UserError: if the checkpoint has none, or it is damaged.
     """
     values = read_train_values(folder)
+    check(folder, STATE_FILES)
     return TrainState(read_weights(folder / STATE / "tensors.safetensors"), values)
 
 

@@ -28,6 +28,11 @@ class RunFolder:
         return self.path / "config.toml"
 
     @property
+    def log(self) -> Path:
+        """What happened, one JSON object per line."""
+        return self.path / "log.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         """One folder per checkpoint, named by its step."""
         return self.path / "checkpoints"

@@ -21,9 +21,11 @@ class JsonLog:
         """Lines beyond the step that the run resumes from are dropped: those steps will be taken again."""
         self.path = path
         if path.exists():
-            write_text(
-                path, "".join(line for line in path.read_text().splitlines(keepends=True) if _keep(line, resumed_at))
-            )
+            lines = [line for line in path.read_text().splitlines() if _keep(line, resumed_at)]
+            saved = {"event": "saved", "step": resumed_at, "path": f"checkpoints/{resumed_at}"}
+            if resumed_at and json.dumps(saved) not in lines:
+                lines.append(json.dumps(saved))  # killed between the checkpoint and its line
+            write_text(path, "".join(f"{line}\n" for line in lines))
 
     def __call__(self, event: Event) -> None:
         """Write the events that are worth keeping."""

@@ -52,7 +52,9 @@ class CheckpointConfig:
     every: int = 5_000
     """Steps between checkpoints; the last step is always saved."""
     keep: int = 2
-    """How many of them stay."""
+    """How many of them stay: the newest."""
+    keep_every: int = 0
+    """Checkpoints of steps that are a multiple of this stay for good; 0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,8 @@ class RunConfig:
         t, c, p = self.training, self.checkpoint, self.preview
         for name, value, low in (
             ("training.steps", t.steps, 1), ("training.batch-size", t.batch_size, 1), ("training.warmup", t.warmup, 0),
-            ("checkpoint.every", c.every, 1), ("checkpoint.keep", c.keep, 1), ("preview.count", p.count, 0),
+            ("checkpoint.every", c.every, 1), ("checkpoint.keep", c.keep, 1),
+            ("checkpoint.keep-every", c.keep_every, 0), ("preview.count", p.count, 0),
             ("preview.n", p.n, 1), ("preview.steps", p.steps, 1), ("seed", self.seed, 0),
             ("training.grad-clip", t.grad_clip, 0),
         ):  # fmt: skip

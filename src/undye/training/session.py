@@ -1,11 +1,11 @@
 """A run from its configuration to its final checkpoint: data, model, trainer, listeners and signals put together."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from signal import Signals
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,26 +14,21 @@ from accelerate import Accelerator
 from undye.checkpoint.load import load
 from undye.checkpoint.native import (
     WEIGHTS,
+    Snapshot,
     TrainState,
     checkpoints,
     load_train_state,
     read_train_values,
     read_weights,
-    save,
 )
-from undye.config import ModelConfig
-from undye.data import NAMED_DATASETS, load_images
-from undye.data.source import ArraySource, ImageSource
+from undye.data import NAMED_DATASETS
+from undye.data.source import ArraySource
 from undye.denoiser import Denoiser
 from undye.device import pick_device, supports_bf16
-from undye.diffusion.variance import LEARNED
-from undye.diffusion.weighting import VLB, WEIGHTINGS
 from undye.errors import UserError
 from undye.files import remove, remove_temporaries
-from undye.objective import HybridObjective, Objective, SimpleObjective, VLBObjective
 from undye.pictures import enlarge, make_grid, save_png
 from undye.sampling import sample
-from undye.timesteps import timestep_sampler
 from undye.training.batches import BatchStream
 from undye.training.budget import BudgetPlanner
 from undye.training.events import (
@@ -51,6 +46,8 @@ from undye.training.events import (
 from undye.training.folder import RunFolder, continue_run
 from undye.training.listeners import record_keepers
 from undye.training.run import RunConfig
+from undye.training.saver import Saver, last_good
+from undye.training.setup import build_model, build_objective, check_shape, from_config, load_data
 from undye.training.signals import StopSignals
 from undye.training.trainer import Trainer
 from undye.training.window import Sums, Window
@@ -169,6 +166,7 @@ class _Session:
         else:
             self.config, denoiser = build_model(config, self.source)
         self.window = Window()
+        self.saver = Saver(folder, self.config.checkpoint)
         self.trainer, self.notes = self._trainer(denoiser, device)
         self.planner: BudgetPlanner | None = None
         spent = 0.0
@@ -226,31 +224,40 @@ class _Session:
             listener(event)
 
     def run(self) -> Path:
-        trainer, total = self.trainer, self.trainer.total_steps
+        trainer = self.trainer
         self.folder.write_config(self.config)
         if self.previous is None:
             torch.manual_seed(self.config.seed)  # for dropout, which draws from torch's own generator
         self.listeners = [*record_keepers(self.folder.path, trainer.step), *self.listeners]
         if trainer.step:
             self.notes.append(f"going on from step {trainer.step:,}")
-        self.emit(Started(trainer.step, total, tuple(self.notes)))
+        self.emit(Started(trainer.step, trainer.total_steps, tuple(self.notes)))
         self.window.start(self.spent)
         if self.planner is not None:
             self.planner.restart()
-        with StopSignals() as stop:
-            for event in self._steps():
-                self.emit(event)
-                done = trainer.total_steps is not None and trainer.step >= trainer.total_steps
-                if (line := self.window.add(event, last=done)) is not None:
-                    self.emit(line)
-                if stop.received is not None and not done:
-                    self.save()
-                    self.emit(Finished(trainer.step, False, self.window.elapsed()))
-                    raise Interrupted(stop.received)
-                self.after_step(done)
-            path = self.folder.checkpoints / str(trainer.step)
-            self.emit(Finished(trainer.step, True, self.window.elapsed()))
-        return path
+        try:
+            with StopSignals() as stop:
+                return self.loop(stop)
+        finally:
+            self.saver.close()  # what is being written is finished, whatever happens
+
+    def loop(self, stop: StopSignals) -> Path:
+        """The steps; returns the final checkpoint."""
+        trainer = self.trainer
+        for event in self._steps():
+            self.emit(event)
+            done = trainer.total_steps is not None and trainer.step >= trainer.total_steps
+            if (line := self.window.add(event, last=done)) is not None:
+                self.emit(line)
+            if stop.received is not None and not done:
+                self.save()
+                self.tell_saved(wait=True)
+                self.emit(Finished(trainer.step, False, self.window.elapsed()))
+                raise Interrupted(stop.received)
+            self.after_step(done)
+            self.tell_saved(wait=done)
+        self.emit(Finished(trainer.step, True, self.window.elapsed()))
+        return self.saver.path(trainer.step)
 
     def _steps(self) -> Iterator[StepDone]:
         ahead = 0 if isinstance(self.source, ArraySource) else DECODERS
@@ -259,10 +266,10 @@ class _Session:
         stream = BatchStream(self.source, training.batch_size, self.config.seed, training.flip, labels, ahead)
         for event in self.trainer.steps(stream.since(self.trainer.step)):
             if not math.isfinite(event.loss) or not math.isfinite(event.grad_norm):
-                last = next(reversed(checkpoints(self.folder.path)), None)
-                kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+                self.tell_saved(wait=True)
                 raise UserError(
-                    f"the loss or its gradient is not finite at step {event.step}: lower --training.lr; {kept}"
+                    f"the loss or its gradient is not finite at step {event.step}: lower --training.lr; "
+                    f"{last_good(self.folder)}"
                 )
             yield event
 
@@ -288,7 +295,8 @@ class _Session:
             count = min(count, int(PREVIEW_SHARE * planner.budget / seconds))
         step = self.trainer.step
         total = planner.plan(step, seconds * count)
-        warmup = min(training.warmup, max(step, total // 10))
+        # a shorter warm-up would not be that of the steps already taken: only where it would take most of the run
+        warmup = training.warmup if training.warmup <= total // 5 else max(step, total // 10)
         self.config = replace(self.config.with_steps(total, warmup), preview=replace(preview, count=count))
         self.trainer.total_steps, self.trainer.config = total, self.config.training
         self.folder.write_config(self.config)
@@ -334,117 +342,19 @@ class _Session:
         }
 
     def save(self) -> None:
-        """Write a checkpoint and remove those that are no longer kept."""
-        step, elapsed = self.trainer.step, self.window.elapsed()
-        path = self.folder.checkpoints / str(step)
-        if path not in checkpoints(self.folder.path):
-            remove(path)  # something of that name that is no checkpoint
-            values = {
-                "step": step,
-                "planned": self.trainer.total_steps is not None,
-                "elapsed": elapsed,
-                "images": len(self.source),
-                "window": self.window.sums(),
-            }
-            about = self.about()
-            save(path, self.trainer.ema.model, TrainState(self.trainer.state_tensors(), values), about)
-        self.emit(Saved(step, path))
-        for old in checkpoints(self.folder.path)[: -self.config.checkpoint.keep]:
-            remove(old)
+        """Have a checkpoint written."""
+        step = self.trainer.step
+        values = {
+            "step": step,
+            "planned": self.trainer.total_steps is not None,
+            "elapsed": self.window.elapsed(),
+            "images": len(self.source),
+            "window": self.window.sums(),
+        }
+        state = TrainState(self.trainer.state_tensors(), values)
+        self.saver.save(step, Snapshot.of(self.trainer.ema.model, state, self.about()))
 
-
-def load_data(config: RunConfig, new: bool = True, progress: Callable[[int, int], None] | None = None) -> ImageSource:
-    """The images of a run, in the shape that its model has, where it has one (`new` False, or --init)."""
-    if not config.data:
-        raise UserError("no data: give --data a name (fashion-mini, ...), a folder of images, or an .npz file")
-    size = config.image_size
-    channels: Literal[1, 3] | None = config.channels
-    if not new:
-        size = config.model.image_size
-        channels = 1 if config.model.channels == 1 else 3
-    elif config.init is not None:
-        initial = load(config.init).config
-        size = size or initial.image_size
-        channels = channels or (1 if initial.channels == 1 else 3)
-    return load_images(
-        config.data, image_size=size, channels=channels, labels=config.labels, upscale=config.upscale, progress=progress
-    )
-
-
-def build_model(config: RunConfig, source: ImageSource) -> tuple[RunConfig, Denoiser]:
-    """The model of a run, in the shape of its data; the config with that filled in."""
-    if config.init is not None:
-        denoiser = load(config.init)
-        have = denoiser.config
-        if (have.channels, have.num_classes) != (source.channels, source.num_classes):
-            raise UserError(
-                f"{config.init} has {have.channels} channel(s) and {have.num_classes or 'no'} classes, the data "
-                f"{source.channels} and {source.num_classes or 'no'}: choose --channels and --labels to match"
-            )
-        model = replace(have, image_size=source.image_size, class_names=source.class_names)
-        fresh = Denoiser.from_config(model)
-        fresh.load_state_dict(denoiser.state_dict())
-        return replace(config, model=model), fresh
-    model = replace(
-        config.model,
-        image_size=source.image_size,
-        channels=source.channels,
-        num_classes=source.num_classes,
-        class_names=source.class_names,
-    )
-    # the weights' random start belongs to the run's seed
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        denoiser = from_config(model)
-    return replace(config, model=model), denoiser
-
-
-def build_objective(config: RunConfig) -> Objective:
-    """The objective that a run's configuration names.
-
-    Raises:
-        UserError: if it does not train all of the model.
-    """
-    training, model = config.training, config.model
-    timesteps = timestep_sampler(training.timesteps, model.schedule.num_steps)
-    if training.objective == "vlb":
-        return VLBObjective(timesteps=timesteps, label_drop=training.label_drop)
-    if training.objective == "simple" and model.variance in LEARNED:
-        other = "" if config.init else ", or --model.variance fixed_small or fixed_large"
-        raise UserError(
-            f"the simple loss does not train {model.variance}: choose --training.objective hybrid or vlb{other}"
-        )
-    if training.objective == "hybrid" and model.variance not in LEARNED:
-        raise UserError(f"the hybrid objective trains a variance, and this model's is {model.variance}: choose simple")
-    if training.weighting == "vlb" and model.variance in LEARNED:
-        raise UserError("the vlb weighting is for fixed variances: choose --training.objective vlb or hybrid")
-    kind = HybridObjective if training.objective == "hybrid" else SimpleObjective
-    weighting = VLB(model.variance) if training.weighting == "vlb" else WEIGHTINGS[training.weighting]()
-    return kind(timesteps=timesteps, label_drop=training.label_drop, distance=training.distance, weighting=weighting)
-
-
-def from_config(model: ModelConfig) -> Denoiser:
-    """A model with random weights.
-
-    Raises:
-        UserError: for settings that do not fit together.
-    """
-    try:
-        return Denoiser.from_config(model)
-    except ValueError as error:
-        raise UserError(f"the model cannot be built: {error}") from None
-
-
-def check_shape(model: ModelConfig, source: ImageSource) -> None:
-    """Make sure that the data still has the shape that a run was started with.
-
-    Raises:
-        UserError: if it has not.
-    """
-    have = (source.image_size, source.channels, source.num_classes)
-    if have != (model.image_size, model.channels, model.num_classes):
-        size = f"{model.image_size[0]}x{model.image_size[1]}x{model.channels}"
-        raise UserError(
-            f"the data has become {source.describe()}; the run's model is for {size} and {model.num_classes or 'no'} "
-            "classes: start a new run"
-        )
+    def tell_saved(self, wait: bool = False) -> None:
+        """Report the checkpoints that have been written; `wait` for those that have not."""
+        for step, path in self.saver.written(wait):
+            self.emit(Saved(step, path))
