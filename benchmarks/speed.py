@@ -8,7 +8,6 @@ from itertools import islice
 from statistics import median
 
 import torch
-from accelerate import Accelerator
 
 import undye
 from benchmarks.contenders import PEERS, Peer
@@ -17,6 +16,7 @@ from undye.device import supports_bf16
 from undye.training.batches import BatchStream
 from undye.training.setup import build_objective
 from undye.training.trainer import Trainer
+from undye.training.world import World
 
 PEER_BATCH = 128
 WARM_UP = 3
@@ -96,7 +96,7 @@ def _undye(images: Images, precision: str, batch: int, seed: int) -> Runner:
         torch.manual_seed(seed)
         denoiser = undye.Denoiser.from_preset("cpu", image_size=(28, 28), channels=1)
     objective = build_objective(run)
-    trainer = Trainer(denoiser, objective, config, seed, Accelerator(cpu=True), bf16=precision == "bf16")
+    trainer = Trainer(denoiser, objective, config, seed, World("cpu"), precision)
     trainer.total_steps = None
     steps = trainer.steps(BatchStream(images.source, batch, seed).since(0))
 

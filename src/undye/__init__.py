@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from undye.api import train
+    from undye.checkpoint.export import export
     from undye.checkpoint.load import load
     from undye.config import CompactConfig, ModelConfig, ScheduleConfig, UNetConfig
     from undye.data.load import load_images
@@ -40,6 +41,7 @@ _HOME = {
     "UserError": "errors",
     "bits_per_dim": "metrics.nll",
     "evaluate": "metrics.evaluate",
+    "export": "checkpoint.export",
     "forward_film": "films",
     "load": "checkpoint.load",
     "load_images": "data.load",
@@ -67,6 +69,7 @@ __all__ = [
     "UserError",
     "bits_per_dim",
     "evaluate",
+    "export",
     "forward_film",
     "load",
     "load_images",

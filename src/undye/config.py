@@ -176,7 +176,7 @@ class CompactConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LucidrainsConfig:
-    """The U-Nets of denoising-diffusion-pytorch, see `undye.networks.lucidrains`. The defaults are those of its Unet."""
+    """The U-Nets of denoising-diffusion-pytorch, see `undye.networks.lucidrains`; the defaults are its Unet's."""
 
     kind: Literal["lucidrains"] = "lucidrains"
     base_channels: int = 64
@@ -258,12 +258,32 @@ class LucidrainsConfig:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Dome272Config:
+    """The U-Net of dome272's Diffusion-Models-pytorch, see `undye.networks.dome272`. The defaults are its own."""
+
+    kind: Literal["dome272"] = "dome272"
+    base_channels: int = 64
+    """Width at full resolution; the three levels below are 2, 4 and 4 times as wide, the middle 8 times."""
+    emb_channels: int = 256
+    """Sines and cosines that tell the time, and numbers that tell a class."""
+    num_heads: int = 4
+    """Heads of each self-attention."""
+
+    def __post_init__(self) -> None:
+        """Check that the settings fit together."""
+        if min(self.base_channels, self.num_heads) < 1 or self.base_channels % self.num_heads:
+            raise UserError(f"{self.base_channels} base channels do not divide into {self.num_heads} heads")
+        if self.emb_channels < 2 or self.emb_channels % 2:
+            raise UserError(f"emb_channels must be even, for as many sines as cosines: got {self.emb_channels}")
+
+
 def _check_dropout(dropout: float) -> None:
     if not 0 <= dropout < 1:
         raise UserError(f"dropout must lie in [0, 1), got {dropout}")
 
 
-NetworkConfig = UNetConfig | CompactConfig | LucidrainsConfig
+NetworkConfig = UNetConfig | CompactConfig | LucidrainsConfig | Dome272Config
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,5 +5,9 @@ class UserError(ValueError):
     """Bad input. The message is one line that says what is wrong and what to do about it."""
 
 
+class SaidElsewhereError(UserError):
+    """Another process of the same run has told the user already: this one ends without a word."""
+
+
 class TooManyBadImages(UserError):
     """More images of a data set were unreadable or too small than the stated fraction allows."""

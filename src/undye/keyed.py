@@ -32,6 +32,7 @@ class Stream(IntEnum):
     TRACE_PROBE = 9
     FORWARD_NOISE = 10
     EVAL_IMAGES = 11
+    TRAIN_DROPOUT = 12
 
 
 def generator(seed: int, stream: Stream, *counters: int) -> np.random.Generator:

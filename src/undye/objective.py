@@ -83,19 +83,19 @@ class Objective(ABC):
     def loss(
         self, denoiser: Denoiser, x_0: Float[Tensor, "b c h w"], draw: Draw, label: Int64[Tensor, " b"] | None = None
     ) -> Float[Tensor, " b"]:
-        """The loss of each example, float32, not yet multiplied by `draw.weight`."""
+        """The loss of each example, float32 or better, not yet multiplied by `draw.weight`."""
 
     def predict(
         self, denoiser: Denoiser, x_0: Tensor, draw: Draw, label: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """(x_t, eps, value, learned variance): what the network is shown, and what it makes of it; float32."""
+        """(x_t, eps, value, learned variance): what the network sees, and what it makes of it; float32 or better."""
         eps = draw.eps.to(x_0.device)
         x_t = denoiser.process.q_sample(x_0, draw.t, eps)
         if label is not None and denoiser.config.null_label:
             null = torch.full_like(label, denoiser.config.num_classes or 0)
             label = torch.where(draw.keep_label.to(label.device), label, null)
         value, learned = denoiser.predict(x_t, draw.t, label)
-        return x_t, eps, value.float(), None if learned is None else learned.float()
+        return x_t, eps, _not_half(value), None if learned is None else _not_half(learned)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +126,9 @@ class SimpleObjective(Objective):
 
     def error(self, denoiser: Denoiser, value: Tensor, x_0: Tensor, eps: Tensor, draw: Draw) -> Float[Tensor, " b"]:
         """The loss, given what the network said."""
-        target = denoiser.prediction.target(x_0, eps, denoiser.schedule, draw.t).float()
+        target = denoiser.prediction.target(x_0, eps, denoiser.schedule, draw.t).to(value)
         weight = self.weighting.weight(denoiser.schedule, denoiser.prediction, draw.t)
-        return _distance(self.distance, value, target).mean(dim=(1, 2, 3)) * weight.float().to(value.device)
+        return _distance(self.distance, value, target).mean(dim=(1, 2, 3)) * weight.to(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,8 @@ def vlb_term(
     """L_{t-1} of each example in bits/dim; L_0, with the discretised decoder of 256 levels, where t is 1."""
     s, config, last = t - 1, denoiser.config, t == 1
     log_var = variance.log_var(config.variance, denoiser.schedule, t, s, out.learned_variance)
-    x_0, terms = x_0.float(), torch.empty(x_0.shape, device=x_0.device)
+    x_0 = _not_half(x_0)
+    terms = torch.empty_like(x_0)
     # by rows, not by torch.where: a term that is not taken may be infinite, and its gradient then not a number
     if (rows := (~last).nonzero().flatten()).numel():
         here = rows.to(x_0.device)
@@ -187,9 +188,14 @@ def vlb_term(
     if (rows := last.nonzero().flatten()).numel():
         here = rows.to(x_0.device)
         some_x_0 = x_0[here]
-        spread = like(log_var[rows], some_x_0).expand_as(some_x_0) if log_var.ndim == 1 else log_var[here].float()
+        spread = like(log_var[rows], some_x_0).expand_as(some_x_0) if log_var.ndim == 1 else log_var[here].to(x_0)
         terms[here] = likelihood.discretised_gaussian_nll(some_x_0, out.x_0[here], spread)
     return terms.mean(dim=(1, 2, 3)) * likelihood.BITS_PER_NAT
+
+
+def _not_half(x: Tensor) -> Tensor:
+    """In float32 or better, whatever the network computed in."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _distance(name: str, value: Tensor, target: Tensor) -> Tensor:

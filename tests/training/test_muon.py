@@ -7,8 +7,8 @@ import torch
 
 from undye.denoiser import Denoiser
 from undye.training.muon import Muon, orthogonalise
+from undye.training.optimizers import make_optimizers
 from undye.training.run import RunConfig, TrainingConfig
-from undye.training.trainer import make_optimizers
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (8, 90), (90, 8), (1, 5)])
@@ -49,7 +49,7 @@ def test_the_length_of_a_step_is_that_of_adam() -> None:
 def test_who_optimises_what(quiet: RunConfig) -> None:
     model = replace(quiet.model, image_size=(8, 8), channels=1, num_classes=2)
     denoiser = Denoiser.from_config(model)
-    adam, muon = make_optimizers(denoiser, TrainingConfig(optimizer="muon"), bf16=False)
+    adam, muon = make_optimizers(denoiser, TrainingConfig(optimizer="muon"))
     names = {id(p): n for n, p in denoiser.named_parameters()}
     by_muon = {names[id(p)] for p in muon.param_groups[0]["params"]}
     by_adam = {names[id(p)] for p in adam.param_groups[0]["params"]}
@@ -57,7 +57,7 @@ def test_who_optimises_what(quiet: RunConfig) -> None:
     assert not by_muon & by_adam
     assert "network.middle.blocks.0.conv1.weight" in by_muon
     assert {"network.stem.weight", "network.head.weight", "network.middle.blocks.0.conv1.bias"} <= by_adam
-    assert len(make_optimizers(denoiser, TrainingConfig(), bf16=False)) == 1
+    assert len(make_optimizers(denoiser, TrainingConfig())) == 1
 
 
 def test_the_iteration_is_the_plain_newton_schulz() -> None:

@@ -48,7 +48,16 @@ class Imported:
         settings: "Settings",
         license: str | None = None,
     ) -> "Imported":
-        """A model from its configuration and all weights of its network, by undye's names, in the right shapes."""
+        """A model from its configuration and all weights of its network, by undye's names, in the right shapes.
+
+        Raises:
+            UserError: if a weight is not a number.
+        """
+        for name, weight in weights.items():
+            if not bool(weight.float().isfinite().all()):
+                raise UserError(
+                    f"weight {name!r} (undye's name) is not finite: its training diverged, take an earlier file"
+                )
         with torch.device("meta"):
             denoiser = Denoiser.from_config(config)
         denoiser.network.load_state_dict({k: v.float().contiguous() for k, v in weights.items()}, assign=True)

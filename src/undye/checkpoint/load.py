@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 import torch
 
-from undye.checkpoint import diffusers, native, openai
+from undye.checkpoint import diffusers, dome272, lucidrains, native, openai, original, w86763777
 from undye.checkpoint.imported import Imported, ImportNote, Settings, read_pickle
+from undye.checkpoint.program_info import is_program
 from undye.denoiser import Denoiser
 from undye.errors import UserError
 
@@ -28,8 +29,17 @@ class Reader(Protocol):
 
 FILES: Mapping[str, Reader] = {
     "openai": openai,
+    "original": original,
+    "w86763777": w86763777,
+    "lucidrains": lucidrains,
+    "dome272": dome272,
 }
-"""Whose .pt files can be read. No file looks like two of them."""
+"""Whose .pt files can be read. No file looks like two of them.
+
+openai is improved-diffusion and guided-diffusion; original the models of Ho et al. 2020 under the names of
+pesser/pytorch_diffusion, which ermongroup/ddim uses too; w86763777 is pytorch-ddpm; lucidrains is
+denoising-diffusion-pytorch; dome272 is Diffusion-Models-pytorch.
+"""
 
 
 def load(
@@ -39,7 +49,7 @@ def load(
 
     Args:
         source: a run folder (its newest checkpoint), a checkpoint folder, a folder that diffusers wrote, or a .pt file
-            of OpenAI's improved-diffusion or guided-diffusion.
+            of one of the projects in `FILES`.
         device: where to put it.
         settings: what another project's file does not say, see `Settings`: as `undye import --set KEY=VALUE`.
 
@@ -85,6 +95,11 @@ def read_foreign(source: Path, settings: Settings) -> Imported:
 
 def _read_file(path: Path, settings: Settings) -> Imported:
     """A model from a file of torch.save: the first reader that knows its keys has it."""
+    if is_program(path):
+        raise UserError(
+            f"{path} is a program for other runtimes, which undye writes but does not read back: give the model it was "
+            "made from"
+        )
     content = read_pickle(path)
     for reader in FILES.values():
         if reader.knows(content):

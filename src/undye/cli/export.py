@@ -1,4 +1,4 @@
-"""`undye export MODEL --to diffusers --out DIR`."""
+"""`undye export MODEL --to diffusers|onnx|torch --out OUT`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from undye.checkpoint.program_info import check_target
 from undye.cli.parse import parse
 from undye.errors import UserError
 
@@ -16,24 +17,26 @@ class ExportArgs:
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """A run folder, a checkpoint folder, or another project's model."""
-    to: Literal["diffusers"] = "diffusers"
-    """diffusers: a folder that DDPMPipeline and DDIMPipeline load and sample from."""
-    out: Annotated[str, tyro.conf.arg(metavar="DIR")] = ""
-    """The new folder."""
+    to: Literal["diffusers", "onnx", "torch"] = "diffusers"
+    """diffusers: a folder that DDPMPipeline and DDIMPipeline load and sample from. onnx, torch: the denoiser as a
+    program (x_t, t[, label]) -> (x_0, eps[, ...]), an ONNX file or a torch.export archive, for use without undye."""
+    out: Annotated[str, tyro.conf.arg(metavar="OUT")] = ""
+    """The new folder, or the new file: NAME.onnx for onnx, NAME.pt2 for torch."""
 
 
 def main(args: list[str]) -> int:
     """Run the command; returns the exit code."""
-    a = parse(ExportArgs, args, "undye export", "Write a model in the form of another project.")
+    a = parse(ExportArgs, args, "undye export", "Write a model in the form of another project, or as a program.")
     if not a.out:
-        raise UserError("no --out: name a folder for the model")
+        raise UserError("no --out: name a folder for the model, or a file for a program")
+    if a.to != "diffusers":
+        check_target(a.to, Path(a.out))
     if Path(a.out).exists():
         raise UserError(f"{a.out} exists already: choose another name")
     if not Path(a.model).exists():
         raise UserError(f"no model at {a.model}: give a run folder or a checkpoint folder")
 
-    from undye.checkpoint.diffusers import export_diffusers
-    from undye.checkpoint.load import load
+    from undye.checkpoint.export import export
 
-    print(export_diffusers(load(a.model), Path(a.out)))
+    print(export(a.model, a.to, a.out))
     return 0

@@ -16,7 +16,9 @@ class ImportArgs:
     """The flags of `undye import`."""
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
-    """A folder that diffusers wrote, or a .pt file of OpenAI's improved-diffusion or guided-diffusion."""
+    """A folder that diffusers wrote, or a .pt file: of OpenAI's improved-diffusion or guided-diffusion, the original
+    models as pesser's pytorch_diffusion or ermongroup's ddim name them, denoising-diffusion-pytorch, w86763777's
+    pytorch-ddpm, dome272's Diffusion-Models-pytorch."""
     out: Annotated[str, tyro.conf.arg(metavar="DIR")] = ""
     """The new checkpoint folder."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
@@ -27,7 +29,7 @@ class ImportArgs:
 
 def main(args: list[str]) -> int:
     """Run the command; returns the exit code."""
-    a = parse(ImportArgs, args, "undye import", "Turn another project's model into a checkpoint of undye's.")
+    a = parse(ImportArgs, _joined(args), "undye import", "Turn another project's model into a checkpoint of undye's.")
     if not a.out:
         raise UserError("no --out: name a folder for the checkpoint")
     if Path(a.out).exists():
@@ -49,3 +51,18 @@ def main(args: list[str]) -> int:
     )
     print(a.out)
     return 0
+
+
+def _joined(args: list[str]) -> list[str]:
+    """`--set a=1 --set b=2` as `--set a=1 b=2`: the parser would keep the last alone."""
+    rest, pairs = list[str](), list[str]()
+    taking = False
+    for k, arg in enumerate(args):
+        if arg.startswith("--set="):
+            pairs.append(arg.removeprefix("--set="))
+            continue
+        first = k > 0 and args[k - 1] == "--set"
+        taking = arg == "--set" or (taking and not arg.startswith("-") and (first or "=" in arg))
+        if arg != "--set":
+            (pairs if taking else rest).append(arg)
+    return rest + (["--set", *pairs] if pairs or "--set" in args else [])

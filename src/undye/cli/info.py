@@ -3,12 +3,15 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
+from undye.checkpoint.program_info import SUFFIXES, is_program, read_info
 from undye.cli.parse import parse
+from undye.config import ModelConfig
 from undye.errors import UserError
+from undye.structure import unstructure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +19,7 @@ class InfoArgs:
     """The flags of `undye info`."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run folder or a checkpoint folder."""
+    """A run folder, a checkpoint folder, another project's model, or an exported .onnx or .pt2 file."""
     json: bool = False
     """Print JSON instead of lines."""
 
@@ -24,16 +27,46 @@ class InfoArgs:
 def main(args: list[str]) -> int:
     """Run the command; returns the exit code."""
     a = parse(InfoArgs, args, "undye info", "Say what a model is.")
-    if not Path(a.model).exists():
+    source = Path(a.model)
+    if not source.exists():
         raise UserError(f"no model at {a.model}: give a run folder or a checkpoint folder")
+    config, facts, rows = _program(source) if is_program(source) else _model(source)
 
+    from undye.denoiser import build_schedule
+    from undye.diffusion.terminal import terminal
+
+    try:
+        end = terminal(build_schedule(config.schedule))
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from None
+    if a.json:
+        notes = facts.pop("notes", None)
+        facts |= {"model": unstructure(config), "terminal": vars(end)} | ({"notes": notes} if notes else {})
+        print(json.dumps(facts, indent=2))
+        return 0
+    size = f"{facts['parameters']:,} parameters, {facts['weights_bytes'] / 1e6:.1f} MB"
+    rows |= {
+        **_rows(config, size),
+        "schedule": f"{config.schedule.name}, T = {config.schedule.num_steps}, log-SNR at T {end.log_snr:.2f}",
+        "  prior term": f"{end.prior_bits_per_dim:.2g} bits/dim",
+    }
+    if "resumable" in facts:
+        rows["resumable"] = "yes" if facts["resumable"] else "no"
+    width_of_keys = max(map(len, rows))
+    for key, value in rows.items():
+        print(f"{key:<{width_of_keys}}  {value}")
+    for note in facts.get("notes", ()):
+        print(f"note: {note}")
+    return 0
+
+
+def _model(source: Path) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
+    """Of a model: its configuration, the facts for --json, and the first rows for people."""
     from undye.checkpoint.imported import Settings
     from undye.checkpoint.load import is_foreign, read_foreign
     from undye.checkpoint.native import WEIGHTS, find_checkpoint, load, read_about
-    from undye.diffusion.terminal import terminal
-    from undye.structure import unstructure
 
-    source, notes = Path(a.model), []
+    notes: list[str] = []
     if is_foreign(source):
         found = read_foreign(source, Settings())
         folder, denoiser, notes = source, found.denoiser, found.notes
@@ -42,34 +75,55 @@ def main(args: list[str]) -> int:
         files = [source] if source.is_file() else [*source.rglob("*.safetensors"), *source.rglob("*.bin")]
         size = files[0].stat().st_size
     else:
-        folder = find_checkpoint(a.model)
+        folder = find_checkpoint(source)
         denoiser, about, size = load(folder), read_about(folder), (folder / WEIGHTS).stat().st_size
-    config, schedule = denoiser.config, denoiser.schedule
-    end = terminal(schedule)
     facts = {
         "checkpoint": str(folder),
         "parameters": sum(p.numel() for p in denoiser.network.parameters()),
         "weights_bytes": size,
         "resumable": (folder / "train_state").is_dir(),
         "about": about,
-        "model": unstructure(config),
-        "terminal": vars(end),
+        "notes": notes,
     }
-    if a.json:
-        print(json.dumps({**facts, "notes": notes} if notes else facts, indent=2))
-        return 0
+    shown = {key.replace("_", " "): value for key, value in about.items() if value is not None}
+    return denoiser.config, facts, {"checkpoint": folder, **shown}
+
+
+def _program(source: Path) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
+    """The same of an exported program."""
+    info = read_info(source)
+    kind = next(kind for kind, suffix in SUFFIXES.items() if suffix == source.suffix.lower())
+    facts = {
+        "program": str(source),
+        "kind": kind,
+        "parameters": info.parameters,
+        "weights_bytes": source.stat().st_size,
+        "about": {"undye": info.undye, "torch": info.torch},
+        "inputs": unstructure(info.inputs),
+        "outputs": unstructure(info.outputs),
+    }
+    form = {"onnx": "ONNX", "torch": "torch.export"}[kind]
+    rows = {
+        "program": source,
+        "kind": f"{form}, written by undye {info.undye} with torch {info.torch}",
+        "inputs": "; ".join(map(str, info.inputs)),
+        "outputs": "; ".join(map(str, info.outputs)),
+    }
+    return info.model, facts, rows
+
+
+def _rows(config: ModelConfig, size: str) -> dict[str, Any]:
+    """What a model is, for people."""
     height, width = config.image_size
     classes = "none"
     if config.num_classes is not None:
         classes = (
             f"{config.num_classes} ({', '.join(config.class_names)})" if config.class_names else config.num_classes
         )
-    rows = {
-        "checkpoint": folder,
-        **{key.replace("_", " "): value for key, value in facts["about"].items() if value is not None},
+    return {
         "images": f"{height}x{width}, {config.channels} channel{'s' if config.channels > 1 else ''}",
         "classes": classes,
-        "network": f"{config.network.kind}, {facts['parameters']:,} parameters, {facts['weights_bytes'] / 1e6:.1f} MB",
+        "network": f"{config.network.kind}, {size}",
         **{
             f"  {key.replace('_', ' ')}": value if not isinstance(value, list) else ", ".join(map(str, value)) or "none"
             for key, value in unstructure(config.network).items()
@@ -77,13 +131,4 @@ def main(args: list[str]) -> int:
         },
         "predicts": config.prediction,
         "variance": config.variance,
-        "schedule": f"{config.schedule.name}, T = {schedule.num_steps}, log-SNR at T {end.log_snr:.2f}",
-        "  prior term": f"{end.prior_bits_per_dim:.2g} bits/dim",
-        "resumable": "yes" if facts["resumable"] else "no",
     }
-    width_of_keys = max(map(len, rows))
-    for key, value in rows.items():
-        print(f"{key:<{width_of_keys}}  {value}")
-    for note in notes:
-        print(f"note: {note}")
-    return 0

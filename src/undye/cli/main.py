@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from undye.errors import UserError
+from undye.errors import SaidElsewhereError, UserError
 
 COMMANDS = {
     "train": "train a model on images",
@@ -20,7 +20,7 @@ COMMANDS = {
     "forward": "show how images dissolve into noise: the forward process as a film",
     "info": "say what a model is",
     "import": "turn another project's model into a checkpoint of undye's",
-    "export": "write a model in the form of another project",
+    "export": "write a model for diffusers, or as a program: ONNX, torch.export",
 }
 
 
@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.filterwarnings("default", message="the .* schedule of .* leaves")
             warnings.showwarning = _show_warning  # pyrefly: ignore
             return _dispatch(args)
+    except SaidElsewhereError:
+        return 2
     except UserError as error:
         return _fail(str(error))
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """`undye train [PRESET] --data ... --out RUN`."""
 
-import sys
+import os
+import signal
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -90,8 +91,10 @@ def main(args: list[str]) -> int:
     try:
         path = run(config, parsed.out, resume=parsed.resume, device=parsed.device or None, listeners=[Console()])
     except Interrupted as stop:
-        return 128 + stop.signal
-    print(path, file=sys.stdout)
+        # a scheduler that takes the machine away has its way: the run is saved, and that is a good end
+        return 128 + stop.signal if stop.signal == signal.SIGINT else 0
+    if os.environ.get("RANK", "0") == "0":  # of several processes, the main one
+        print(path)
     return 0
 
 

@@ -109,7 +109,7 @@ def load_files(
     good_paths = [paths[i] for i in good]
     labels, class_names = _classes(good_paths) if by_folder else (None, None)
     if keep:
-        return ArraySource(name, to_channels(pixels, channels), labels, class_names, report)
+        return ArraySource(name, to_channels(pixels, channels), labels, class_names, report, good_paths)
     return FolderSource(name, root, good_paths, size, channels, labels, class_names, report, max_bad_fraction)
 
 

@@ -70,6 +70,10 @@ class FolderSource(ImageSource):
             pixels[row] = image
         return pixels
 
+    def names(self, indices: Indices) -> list[str]:
+        """Their files, below the folder."""
+        return [show_path(self._paths[i]) for i in indices]
+
     def labels(self, indices: Indices) -> Int64[np.ndarray, " n"] | None:
         """The classes of the images at `indices`; None where there are no labels."""
         return None if self._labels is None else self._labels[indices]

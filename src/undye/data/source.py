@@ -1,12 +1,13 @@
 """Where images come from: a fixed, indexed set of uint8 images of one size, with or without class labels."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, Integer, UInt8
 
 from undye.data.names import show_size
-from undye.data.report import LoadReport
+from undye.data.report import LoadReport, show_path
 
 Indices = Integer[np.ndarray, " n"]
 
@@ -42,6 +43,10 @@ class ImageSource(ABC):
     def labels(self, indices: Indices) -> Int64[np.ndarray, " n"] | None:
         """The classes, 0..num_classes-1, of the images at `indices`; None where there are no labels."""
 
+    def names(self, indices: Indices) -> list[str]:
+        """What a person would call the images at `indices`: the paths of files, else their numbers."""
+        return [f"{self.name} image {i}" for i in indices]
+
     @property
     def num_classes(self) -> int | None:
         """How many classes there are; None where there are no labels."""
@@ -65,6 +70,7 @@ class ArraySource(ImageSource):
         labels: Int64[np.ndarray, " n"] | None = None,
         class_names: tuple[str, ...] | None = None,
         report: LoadReport | None = None,
+        paths: list[Path] | None = None,
     ) -> None:
         _, height, width, channels = images.shape
         self.name = name
@@ -74,6 +80,7 @@ class ArraySource(ImageSource):
         self._images = images
         self._labels = labels
         self._report = report or LoadReport(total=len(images))
+        self._paths = paths
 
     @property
     def report(self) -> LoadReport:
@@ -82,6 +89,10 @@ class ArraySource(ImageSource):
 
     def __len__(self) -> int:
         return len(self._images)
+
+    def names(self, indices: Indices) -> list[str]:
+        """The files they were decoded from, where there are any."""
+        return super().names(indices) if self._paths is None else [show_path(self._paths[i]) for i in indices]
 
     def images(self, indices: Indices) -> UInt8[np.ndarray, "n h w c"]:
         """The images at `indices`, a new array."""

@@ -2,8 +2,9 @@
 
 from torch import nn
 
-from undye.config import CompactConfig, LucidrainsConfig, NetworkConfig, UNetConfig
+from undye.config import CompactConfig, Dome272Config, LucidrainsConfig, NetworkConfig, UNetConfig
 from undye.networks.compact import CompactUNet
+from undye.networks.dome272 import Dome272UNet
 from undye.networks.lucidrains import LucidrainsUNet
 from undye.networks.unet import UNet
 
@@ -19,6 +20,8 @@ def build_network(
             return CompactUNet(config, channels, out_channels, num_classes, null_label)
         case LucidrainsConfig():
             return LucidrainsUNet(config, channels, out_channels, num_classes, null_label)
+        case Dome272Config():
+            return Dome272UNet(config, channels, out_channels, num_classes, null_label)
 
 
-__all__ = ["CompactUNet", "LucidrainsUNet", "UNet", "build_network"]
+__all__ = ["CompactUNet", "Dome272UNet", "LucidrainsUNet", "UNet", "build_network"]

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from undye.config import LucidrainsConfig
-from undye.networks.attention import from_heads, to_heads
+from undye.networks.attention import to_heads
 from undye.networks.checkpointing import maybe_again
 from undye.networks.embedding import ClassEmbedding
 from undye.networks.padding import crop_like, pad_to_multiple
@@ -57,7 +57,8 @@ class Attention(nn.Module):
     """What both kinds share: norm; queries, keys and values in heads; learned keys and values before the map's.
 
     Attributes:
-        memory: (2, heads, number, width): keys, then values; None without.
+        memory: (2, heads * number, width): keys, then values, head after head; None without. Not of four dimensions, so
+            that nobody takes it for a convolution.
     """
 
     def __init__(self, channels: int, heads: int, head_channels: int, memory: int):
@@ -65,16 +66,20 @@ class Attention(nn.Module):
         self.heads = heads
         self.norm = PixelNorm(channels)
         self.qkv = nn.Conv2d(channels, 3 * heads * head_channels, 1, bias=False)
-        self.memory = nn.Parameter(torch.randn(2, heads, memory, head_channels)) if memory else None
+        self.memory = nn.Parameter(torch.randn(2, heads * memory, head_channels)) if memory else None
         self.proj_out = nn.Conv2d(heads * head_channels, channels, 1)
 
     def project(self, x: Float[Tensor, "b c h w"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, heads, H W, width), keys and values (B, heads, memory + H W, width)."""
         q, k, v = (to_heads(part, self.heads) for part in self.qkv(self.norm(x)).chunk(3, dim=1))
         if self.memory is not None:
-            learned = self.memory.to(k.dtype)[:, None].expand(-1, x.shape[0], -1, -1, -1)
+            learned = self.memory.to(k.dtype).unflatten(1, (self.heads, -1))[:, None].expand(-1, len(x), -1, -1, -1)
             k, v = (torch.cat([more, part], dim=2) for more, part in zip(learned, (k, v), strict=True))
         return q, k, v
+
+    def combine(self, out: Float[Tensor, "b heads n e"], x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """All heads of each position of the map `x`, projected."""
+        return self.proj_out(out.transpose(2, 3).reshape(x.shape[0], -1, *x.shape[2:]))
 
 
 class SoftmaxAttention(Attention):
@@ -83,7 +88,7 @@ class SoftmaxAttention(Attention):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Attend, project, add."""
         q, k, v = self.project(x)
-        return x + self.proj_out(from_heads(F.scaled_dot_product_attention(q, k, v), x))
+        return x + self.combine(F.scaled_dot_product_attention(q, k, v), x)
 
 
 class LinearAttention(Attention):
@@ -98,7 +103,7 @@ class LinearAttention(Attention):
         q, k, v = self.project(x)
         context = k.softmax(dim=2).transpose(2, 3) @ v
         out = (q.softmax(dim=3) * q.shape[3] ** -0.5) @ context
-        return x + self.norm_out(self.proj_out(from_heads(out, x)))
+        return x + self.norm_out(self.combine(out, x))
 
 
 class Fold(nn.Module):
@@ -126,11 +131,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """Two residual blocks, an attention, and what changes the width and mostly the resolution.
-
-    Each half of it, a block alone and a block with attention, leaves a skip connection on the way down and takes one on
-    the way up.
-    """
+    """What the levels have in common on both ways: two blocks, an attention, and what changes width and resolution."""
 
     def __init__(self, blocks: tuple[ResBlock, ResBlock], attention: nn.Module, resample: nn.Module, again: bool):
         super().__init__()
@@ -138,16 +139,38 @@ class Level(nn.Module):
         self.attention, self.resample = attention, resample
         self.again = again
 
-    def first(self, h: Float[Tensor, "b c h w"], emb: Float[Tensor, "b e"]) -> Tensor:
-        """The first half."""
+    def first(self, h: Tensor, emb: Tensor) -> Tensor:
+        """The first half: a block."""
         return maybe_again(self.again, self.block1, h, emb)
 
-    def second(self, h: Float[Tensor, "b c h w"], emb: Float[Tensor, "b e"]) -> Tensor:
-        """The second half."""
+    def second(self, h: Tensor, emb: Tensor) -> Tensor:
+        """The second half: a block and the attention."""
         return maybe_again(self.again, self._second, h, emb)
 
     def _second(self, h: Tensor, emb: Tensor) -> Tensor:
         return self.attention(self.block2(h, emb))
+
+
+class DownLevel(Level):
+    """A level on the way down."""
+
+    def forward(self, h: Float[Tensor, "b c h w"], emb: Float[Tensor, "b e"], skips: list[Tensor]) -> Tensor:
+        """What goes to the next level; the features of both halves are appended to `skips`."""
+        h = self.first(h, emb)
+        skips.append(h)
+        h = self.second(h, emb)
+        skips.append(h)
+        return self.resample(h)
+
+
+class UpLevel(Level):
+    """A level on the way up: each half is fed with what the way down left."""
+
+    def forward(self, h: Float[Tensor, "b c h w"], emb: Float[Tensor, "b e"], skips: list[Tensor]) -> Tensor:
+        """What goes to the next level; the features it uses are taken off the end of `skips`."""
+        h = self.first(torch.cat([h, skips.pop()], dim=1), emb)
+        h = self.second(torch.cat([h, skips.pop()], dim=1), emb)
+        return self.resample(h)
 
 
 class LucidrainsUNet(nn.Module):
@@ -194,7 +217,7 @@ class LucidrainsUNet(nn.Module):
             upper, lower = widths[level], widths[level + 1]
             resample = self._downsample(upper, lower) if level < last else nn.Conv2d(upper, lower, 3, padding=1)
             blocks = res(upper, upper), res(upper, upper)
-            self.down.append(Level(blocks, attention(level, upper), resample, config.checkpointing))
+            self.down.append(DownLevel(blocks, attention(level, upper), resample, config.checkpointing))
         self.middle1, self.middle2 = res(widths[-1], widths[-1]), res(widths[-1], widths[-1])
         self.middle_attention = SoftmaxAttention(widths[-1], *config.middle_heads, config.memory)
         for level in reversed(range(levels)):
@@ -202,7 +225,7 @@ class LucidrainsUNet(nn.Module):
             resample = Upsample(lower, upper) if level > 0 else nn.Conv2d(lower, upper, 3, padding=1)
             # the skip connections of a level are as wide as its input
             blocks = res(lower + upper, lower), res(lower + upper, lower)
-            self.up.append(Level(blocks, attention(level, lower), resample, config.checkpointing))
+            self.up.append(UpLevel(blocks, attention(level, lower), resample, config.checkpointing))
         self.final = res(2 * widths[0], widths[0])
         self.conv_out = nn.Conv2d(widths[0], out_channels, 1)
 
@@ -225,18 +248,12 @@ class LucidrainsUNet(nn.Module):
         if self.config.self_condition:
             h = torch.cat([torch.zeros_like(h), h], dim=1)
         h = stem = self.conv_in(h)
-        skips = []
+        skips: list[Tensor] = []
         for level in self.down:
-            h = level.first(h, emb)
-            skips.append(h)
-            h = level.second(h, emb)
-            skips.append(h)
-            h = level.resample(h)
+            h = level(h, emb, skips)
         h = maybe_again(self.config.checkpointing, self._middle, h, emb)
         for level in self.up:
-            h = level.first(torch.cat([h, skips.pop()], dim=1), emb)
-            h = level.second(torch.cat([h, skips.pop()], dim=1), emb)
-            h = level.resample(h)
+            h = level(h, emb, skips)
         h = maybe_again(self.config.checkpointing, self.final, torch.cat([h, stem], dim=1), emb)
         return crop_like(self.conv_out(h), x, self.stride)
 

@@ -50,7 +50,7 @@ def take(weights: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Te
     if name not in weights:
         raise UserError(f"weight {name!r} is missing")
     tensor = weights[name]
-    if not tensor.is_floating_point():
+    if tensor.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
         raise UserError(f"weight {name!r} holds {tensor.dtype}, not real numbers")
     if [n for n in tensor.shape if n != 1] != [n for n in shape if n != 1]:
         raise UserError(f"weight {name!r} has shape {tuple(tensor.shape)}, the model needs {shape}")

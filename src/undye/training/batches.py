@@ -35,6 +35,7 @@ class BatchStream:
         flip: mirror half of the images.
         labels: hand out class labels.
         ahead: batches prepared in the background; for sources that decode files.
+        share: the part of each batch that this process is to have; None: all of it.
     """
 
     source: ImageSource
@@ -43,16 +44,22 @@ class BatchStream:
     flip: bool = False
     labels: bool = False
     ahead: int = 0
+    share: range | None = None
 
-    def at(self, step: int) -> Batch:
-        """The batch of step number `step` (the first is 0)."""
+    def indices(self, step: int, examples: np.ndarray) -> np.ndarray:
+        """Which images the examples of a batch are."""
         n = len(self.source)
-        examples = np.arange(self.batch_size)
         epochs, offsets = np.divmod(step * self.batch_size + examples, n)
-        indices = np.empty(self.batch_size, dtype=np.int64)
+        indices = np.empty(len(examples), dtype=np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
             indices[here] = _order(n, self.seed, int(epoch))[offsets[here]]
+        return indices
+
+    def at(self, step: int) -> Batch:
+        """The batch of step number `step` (the first is 0), or this process's share of it."""
+        examples = np.array(range(self.batch_size) if self.share is None else self.share)
+        indices = self.indices(step, examples)
         images = self.source.images(indices)
         if self.flip:
             mirrored = np.array([keyed.uniform(self.seed, Stream.TRAIN_FLIP, step, int(i)) < 0.5 for i in examples])

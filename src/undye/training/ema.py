@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from undye.denoiser import Denoiser
+from undye.training.parallel import local
 
 
 class EMA:
@@ -24,8 +25,8 @@ class EMA:
     def update(self, model: Denoiser, step: int) -> None:
         """Average in the weights after step number `step` (the first is 1)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages: list[Tensor] = list(self.model.parameters())
-        weights: list[Tensor] = [w.detach() for w in model.parameters()]
+        averages = local(self.model.parameters())
+        weights = local(w.detach() for w in model.parameters())
         torch._foreach_lerp_(averages, weights, 1 - decay)
         for average, buffer in _pairs(self.model, model):
             average.copy_(buffer)

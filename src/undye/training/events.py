@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Loading:
@@ -42,13 +44,25 @@ class BudgetSet:
 
 @dataclass(frozen=True)
 class StepDone:
-    """An optimiser step. step: how many are done; loss: the mean over the batch; grad_norm: before clipping."""
+    """An optimiser step.
+
+    Attributes:
+        step: how many are done.
+        loss: the weighted mean over the batch; grad_norm: before clipping; images: of all processes.
+        t: (B,) timesteps; losses: (B,) unweighted, of all processes' examples; None where nobody told.
+        skipped: the weights did not change, for the gradient was not finite.
+        flag: the largest of what the processes were told, see `Trainer.flag`.
+    """
 
     step: int
     loss: float
     lr: float
     grad_norm: float
     images: int
+    t: Tensor | None = None
+    losses: Tensor | None = None
+    skipped: bool = False
+    flag: int = 0
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ import platform
 import shlex
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from undye.errors import UserError
 from undye.files import write_text
 from undye.structure import structure, unstructure
 from undye.training.run import RunConfig
+
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,37 @@ class RunFolder:
         """Sample grids, named by their step."""
         return self.path / "samples"
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training into this folder; a process that dies gives it free.
+
+        Raises:
+            UserError: if another one does.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            yield
+            return
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file: choose another --out")
+        new = not self.path.exists()
+        self.path.mkdir(parents=True, exist_ok=True)
+        path = self.path / LOCK
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    f"another process is training into {self.path}: wait for it, or choose another --out"
+                ) from None
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+                if new and not any(self.path.iterdir()):
+                    self.path.rmdir()  # nothing came of it
+
     def exists(self) -> bool:
         """Whether a run was begun here."""
         return self.config.exists()
@@ -54,7 +89,7 @@ class RunFolder:
         """
         if self.exists():
             raise UserError(f"{self.path} holds a run already: add --resume to go on with it, or choose another --out")
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or any(p.name != LOCK for p in self.path.iterdir())):
             raise UserError(f"{self.path} exists and is not a run: choose another --out")
 
     def write_config(self, config: RunConfig) -> None:

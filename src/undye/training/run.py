@@ -41,8 +41,17 @@ class TrainingConfig:
     """How timesteps are drawn: independently, spread evenly over each batch, or where the loss has been large."""
     flip: bool = False
     """Mirror half of the images left to right."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the network. auto: bf16 on a CPU with bf16 matrix units (AMX) or a GPU that has it, else fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = "auto"
+    """Arithmetic of the network. auto: bf16 on a CPU with bf16 matrix units (AMX) or a GPU that has it, else fp32;
+    fp16: for GPUs without bf16; fp64: for comparisons."""
+    accumulate: int = 1
+    """Parts in which a process works through its share of a batch, one after another, to save memory."""
+    compile: bool = False
+    """Compile the network (torch.compile): slow to start, faster afterwards."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Several processes: each with all of the network (ddp), or with a part of its weights (fsdp), for big ones."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """When a loss or gradient is no finite number: stop before the weights are changed, or skip the step and count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +110,7 @@ class RunConfig:
         t, c, p = self.training, self.checkpoint, self.preview
         for name, value, low in (
             ("training.steps", t.steps, 1), ("training.batch-size", t.batch_size, 1), ("training.warmup", t.warmup, 0),
-            ("checkpoint.every", c.every, 1), ("checkpoint.keep", c.keep, 1),
+            ("checkpoint.every", c.every, 1), ("training.accumulate", t.accumulate, 1), ("checkpoint.keep", c.keep, 1),
             ("checkpoint.keep-every", c.keep_every, 0), ("preview.count", p.count, 0),
             ("preview.n", p.n, 1), ("preview.steps", p.steps, 1), ("seed", self.seed, 0),
             ("training.grad-clip", t.grad_clip, 0),
