@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from undye.cli.options import Device, Threads
+from undye.cli.options import Device, Threads, Weights
 from undye.cli.parse import parse
 from undye.cli.progress import Progress
 from undye.data.names import NAMED_DATASETS, parse_image_size
@@ -25,9 +25,9 @@ class EvalArgs:
     """A run folder or a checkpoint folder."""
     data: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = ""
     """A named data set (its test images), a folder of images, or an .npz / .npy file."""
-    metrics: tuple[Literal["nll", "rate-distortion", "ode"], ...] = ("nll",)
+    metrics: tuple[Literal["nll", "rate-distortion", "ode", "memorization"], ...] = ("nll",)
     """nll: the variational bound in bits/dim; rate-distortion: the paper's Table 4; ode: the probability-flow ODE's
-    likelihood, an independent bound."""
+    likelihood, an independent bound; memorization: are samples nearer to the training images than unseen images?"""
     out: Annotated[str, tyro.conf.arg(metavar="REPORT.json")] = ""
     """Also write everything, with how it was made, as JSON."""
     card: bool = False
@@ -52,6 +52,12 @@ class EvalArgs:
     """ode: noise where the path starts, in units of [-1, 1] (0.003)."""
     repeats: int | None = None
     """ode: dequantisations of each image (1)."""
+    sample_steps: int | None = None
+    """memorization: DDIM steps of each sample (50)."""
+    held_out: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = ""
+    """memorization: images that the model was not trained on; without it the data's test split, if it has one."""
+    pairs: Annotated[str, tyro.conf.arg(metavar="PAIRS.png")] = ""
+    """memorization: also write the nearest samples, each beside its training image."""
     split: Literal["train", "test"] = "test"
     """Which images of a data set that has both."""
     labels: Literal["none", "folders", "auto"] = "none"
@@ -66,6 +72,7 @@ class EvalArgs:
     """Names the images that are drawn, and all noise."""
     batch_size: int | None = None
     """Network inputs at a time; without it chosen by their size."""
+    weights: Weights = "ema"
     device: Device = ""
     threads: Threads = 0
 
@@ -87,14 +94,16 @@ def main(args: list[str]) -> int:
     from undye.device import set_threads
     from undye.files import write_text
     from undye.metrics.evaluate import evaluate
+    from undye.world import World
 
     set_threads(a.threads or None)
+    world = World(a.device or None)
     bars: dict[str, Progress] = {}
 
     def tick(metric: str, done: int, total: int) -> None:
         unit = {"ode": "images", "loading": "images"}.get(metric, "network calls")
         if metric not in bars:
-            bars[metric] = Progress(metric, unit)
+            bars[metric] = Progress(metric, unit, quiet=not world.is_main)
         bars[metric](done, total)
         if done == total:
             bars[metric].close()
@@ -103,11 +112,13 @@ def main(args: list[str]) -> int:
         report = evaluate(
             a.model, a.data, a.metrics, n=a.n, **given, seed=a.seed, split=a.split, labels=a.labels,
             image_size=size, channels=a.channels, upscale=a.upscale, batch_size=a.batch_size,
-            device=a.device or None, progress=tick,
+            device=str(world.device), progress=tick, world=world, weights=a.weights,
         )  # fmt: skip
     finally:
         for bar in bars.values():
             bar.close()
+    if not report:
+        return 0  # another process has it all
     print("\n".join(table(report)))
     if a.out:
         write_text(Path(a.out), json.dumps(report, indent=2, allow_nan=False) + "\n")
@@ -124,6 +135,8 @@ def main(args: list[str]) -> int:
 
 def _check_card(a: EvalArgs) -> None:
     """Raise a UserError unless there will be a line for a card, and a card."""
+    if a.weights != "ema":
+        raise UserError("--card is about the EMA weights: leave --weights raw out, or --card")
     from undye.checkpoint.card import read_measurements
     from undye.checkpoint.load import is_foreign
     from undye.checkpoint.native import find_checkpoint
@@ -143,8 +156,13 @@ def _given(a: EvalArgs) -> dict[str, Any]:
     """
     chain = {"steps": a.steps, "grid": a.grid, "clip": a.clip, "variance": a.variance}
     path = {"tolerance": a.tolerance, "sigma_min": a.sigma_min, "repeats": a.repeats}
+    copies = {"sample_steps": a.sample_steps, "held_out": a.held_out or None, "pairs": a.pairs or None}
     bound = {"nll", "rate-distortion"} & set(a.metrics)
-    for settings, metrics, there in ((chain, "nll and rate-distortion", bound), (path, "ode", "ode" in a.metrics)):
+    for settings, metrics, there in (
+        (chain, "nll and rate-distortion", bound),
+        (path, "ode", "ode" in a.metrics),
+        (copies, "memorization", "memorization" in a.metrics),
+    ):
         if not there and (unused := [k for k, v in settings.items() if v is not None]):
             raise UserError(f"--{unused[0].replace('_', '-')} is for the metrics {metrics}: leave it out")
     exact = a.exact or "rate-distortion" in a.metrics
@@ -153,7 +171,7 @@ def _given(a: EvalArgs) -> dict[str, Any]:
     if a.exact and not bound:
         raise UserError("--exact is for the metrics nll and rate-distortion: leave it out")
     draws = {"draws": None} if exact else {} if a.draws is None else {"draws": a.draws}
-    return {**{k: v for k, v in {**chain, **path}.items() if v is not None}, **draws}
+    return {**{k: v for k, v in {**chain, **path, **copies}.items() if v is not None}, **draws}
 
 
 def _check_out(out: Path) -> None:
@@ -171,7 +189,7 @@ def table(report: dict[str, Any]) -> list[str]:
     """What the terminal shows of a report."""
     data, found = report["data"], report["metrics"]
     lines = [
-        f"model   {report['model']['checkpoint']}",
+        f"model   {report['model']['checkpoint']}" + (", raw weights" if report["model"]["weights"] == "raw" else ""),
         f"data    {data['name']}: {data['n']:,} of {data['images']:,} images",
     ]
     if "nll" in found:
@@ -184,6 +202,16 @@ def table(report: dict[str, Any]) -> list[str]:
         ode = found["ode"]
         lines += ["", f"probability-flow ODE, uniform dequantisation ({ode['network_calls']:.0f} network calls)"]
         lines += [f"  {'bits/dim':<12}{_number(ode['bits_per_dim']['total'])}"]
+    if "memorization" in found:
+        m = found["memorization"]
+        here, there = (m["rms_of_255"][key]["0.5"] for key in ("samples", "held_out"))
+        lines += [
+            "",
+            f"memorization: {m['n']:,} samples and {m['held_out']['n']:,} unseen images against {m['train_images']:,}",
+            f"  nearest training image, median RMS of 255: samples {here:.2f}, unseen images {there:.2f}",
+            f"  nearer than 99 % of unseen images: {100 * m['near_copies']:.1f} % of the samples (1 % by chance)",
+            f"  z {m['z']:+.1f} ({'the model copies its training images' if m['z'] < -3 else 'no sign of copying'})",
+        ]
     if "rate-distortion" in found:
         curve = found["rate-distortion"]
         lines += ["", "rate-distortion", "  t       rate (bits/dim)  RMSE (of 255)"]

@@ -13,8 +13,8 @@ LINE_EVERY = 15.0
 class Progress:
     """Called with (done, total)."""
 
-    def __init__(self, what: str, unit: str):
-        self.what, self.unit = what, unit
+    def __init__(self, what: str, unit: str, quiet: bool = False):
+        self.what, self.unit, self.quiet = what, unit, quiet
         self._bar: tqdm | None = None
         self._start = self._last = time.monotonic()
 
@@ -34,6 +34,8 @@ class Progress:
 
     def __call__(self, done: int, total: int) -> None:
         """Show that `done` of `total` are done."""
+        if self.quiet:
+            return
         if sys.stderr.isatty():
             if self._bar is None:
                 self._bar = tqdm(total=total, desc=self.what, unit=f" {self.unit}", leave=False, file=sys.stderr)

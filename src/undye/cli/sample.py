@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from undye.cli.options import Device, Threads
+from undye.cli.options import Device, Threads, Weights
 from undye.cli.parse import parse
 from undye.cli.progress import Progress
 from undye.errors import UserError
@@ -50,6 +50,7 @@ class SampleArgs:
     """States in the film, beside the noise that it starts from."""
     batch_size: int | None = None
     """Images at a time; without it chosen by their size."""
+    weights: Weights = "ema"
     device: Device = ""
     threads: Threads = 0
 
@@ -63,9 +64,11 @@ def main(args: list[str]) -> int:
         raise UserError(f"no model at {a.model}: give a run folder or a checkpoint folder")
 
     from undye.checkpoint.load import load
-    from undye.device import pick_device, set_threads
+    from undye.device import set_threads
     from undye.pictures import check_film, check_target, save_film, save_images
-    from undye.sampling import SampleRequest, film, sample, with_options
+    from undye.sampling import SampleRequest, with_options
+    from undye.sharding import shared_film, shared_sample
+    from undye.world import World
 
     if a.out:
         check_target(a.out)
@@ -74,7 +77,8 @@ def main(args: list[str]) -> int:
         if a.out and Path(a.film) == Path(a.out):
             raise UserError("--film and --out need different names")
     set_threads(a.threads or None)
-    denoiser = load(a.model, pick_device(a.device or None))
+    world = World(a.device or None)
+    denoiser = load(a.model, world.device, weights=a.weights)
     request = SampleRequest(
         n=a.n,
         sampler=with_options(
@@ -87,13 +91,13 @@ def main(args: list[str]) -> int:
         guidance=a.guidance,
         batch_size=a.batch_size,
     )
-    with Progress("sampling", "network calls") as progress:
-        if a.film:
-            frames = film(denoiser, request, a.frames, progress)
-            images = frames[-1]
-            save_film(frames, Path(a.film))
-        else:
-            images = sample(denoiser, **vars(request), progress=progress)
+    with Progress("sampling", "network calls", quiet=not world.is_main) as progress:
+        frames = shared_film(world, denoiser, request, a.frames, progress) if a.film else None
+        images = frames[-1] if frames else None if a.film else shared_sample(world, denoiser, request, progress)
+    if images is None:
+        return 0  # another process writes
+    if frames:
+        save_film(frames, Path(a.film))
     if a.out:
         save_images(images, a.out)
     for path in filter(None, (a.out, a.film)):

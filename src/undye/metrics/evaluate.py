@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ import numpy as np
 
 from undye import keyed
 from undye.checkpoint.load import is_foreign, load
-from undye.checkpoint.native import find_checkpoint, read_about
+from undye.checkpoint.native import WeightsName, find_checkpoint, read_about
 from undye.data import load_images
 from undye.data.source import ImageSource
 from undye.denoiser import Denoiser
@@ -19,12 +19,18 @@ from undye.device import pick_device
 from undye.errors import UserError
 from undye.keyed import Stream
 from undye.metrics.inputs import check_shape, check_variance
+from undye.metrics.memorization import closest_pairs, memorization
 from undye.metrics.nll import BitsPerDim, Estimate, bits_per_dim
-from undye.metrics.ode_nll import check_settings, ode_bits_per_dim
+from undye.metrics.ode_nll import OdeBitsPerDim, check_settings, ode_bits_per_dim
+from undye.pictures import enlarge, save_png
+from undye.pictures import make_grid as tile
 from undye.samplers.grid import make_grid
+from undye.sampling import SampleRequest
+from undye.sharding import shared_sample
 from undye.structure import unstructure
+from undye.world import World
 
-METRICS = ("nll", "rate-distortion", "ode")
+METRICS = ("nll", "rate-distortion", "ode", "memorization")
 ProgressOf = Callable[[str, int, int], None]
 
 
@@ -43,6 +49,7 @@ class EvalRequest:
         tolerance: of the ODE's solver.
         sigma_min: noise where the ODE's path starts.
         repeats: dequantisations of each image by ode.
+        sample_steps: DDIM steps of each of memorization's samples; None: 50, at most T.
         seed: names the images that are drawn, and all noise.
         batch_size: network inputs at a time; None: chosen from their size.
     """
@@ -57,6 +64,7 @@ class EvalRequest:
     tolerance: float = 1e-3
     sigma_min: float = 3e-3
     repeats: int = 1
+    sample_steps: int | None = None
     seed: int = 0
     batch_size: int | None = None
 
@@ -88,6 +96,9 @@ def evaluate(
     tolerance: float = 1e-3,
     sigma_min: float = 3e-3,
     repeats: int = 1,
+    sample_steps: int | None = None,
+    held_out: str | PathLike[str] | np.ndarray | None = None,
+    pairs: str | PathLike[str] | None = None,
     seed: int = 0,
     split: Literal["train", "test"] = "test",
     labels: Literal["auto", "folders", "none"] = "none",
@@ -97,13 +108,16 @@ def evaluate(
     batch_size: int | None = None,
     device: str | None = None,
     progress: ProgressOf | None = None,
+    world: World | None = None,
+    weights: WeightsName = "ema",
 ) -> dict[str, Any]:
     """Measure a model on a data set: what `undye eval` does.
 
     Args:
         model: a run folder, a checkpoint folder, or a model.
         data: a name, a folder of images, an .npz or .npy file, or an array; see `undye.load_images`.
-        metrics: nll (the variational bound), rate-distortion, ode (the probability-flow ODE's likelihood).
+        metrics: nll (the variational bound), rate-distortion, ode (the probability-flow ODE's likelihood), memorization
+            (are `n` samples nearer to the training images than images which the model has not seen?).
         n: number of images.
         draws: times drawn for each image by nll; None: every time.
         steps: length of the chain of nll and rate-distortion; None: all T.
@@ -113,8 +127,12 @@ def evaluate(
         tolerance: of the ODE's solver.
         sigma_min: noise where the ODE's path starts, in the model's units.
         repeats: dequantisations of each image by ode.
+        sample_steps: DDIM steps of each of memorization's samples; None: 50, at most T.
+        held_out: for memorization: images like those that the model was trained on, not among them; None: the data's
+            test split, where it has one. `data` is then what it was trained on (its training split).
+        pairs: for memorization: a PNG of the nearest samples, each beside its training image.
         seed: names the images that are drawn, and all noise.
-        split: of the data.
+        split: of the data, for the other metrics.
         labels: give the model the images' classes: none, those of sub-folders, or those that the data bring.
         image_size: (height, width) to resize the images to; None: as they are.
         channels: 1 or 3; None: 3 if any image has colour.
@@ -122,9 +140,12 @@ def evaluate(
         batch_size: network inputs at a time.
         device: where to compute, for a model that is loaded here; None: the best there is.
         progress: called with (metric, done, total).
+        world: the processes that share the work; None: this one does it alone.
+        weights: of a model that is loaded here, see `undye.load`.
 
     Returns:
-        Plain data: `model`, `data`, `metrics` (one entry each) and how they were made, ready for JSON.
+        Plain data: `model`, `data`, `metrics` (one entry each) and how they were made, ready for JSON. Of several
+        processes the main one has them, the others have nothing.
 
     Raises:
         UserError: for a model, data or settings that cannot be used.
@@ -132,7 +153,7 @@ def evaluate(
     request = EvalRequest(
         metrics=(metrics,) if isinstance(metrics, str) else tuple(metrics), n=n, draws=draws, steps=steps, grid=grid,
         clip=clip, variance=variance, tolerance=tolerance, sigma_min=sigma_min, repeats=repeats, seed=seed,
-        batch_size=batch_size,
+        batch_size=batch_size, sample_steps=sample_steps,
     )  # fmt: skip
     about: dict[str, Any] = {"checkpoint": None}
     if isinstance(model, Denoiser):
@@ -140,25 +161,48 @@ def evaluate(
     else:
         path = Path(model)
         folder = path if is_foreign(path) else find_checkpoint(path)
-        known = {} if is_foreign(path) else {"weights": "ema", **read_about(folder)}
-        denoiser, about = load(folder, pick_device(device)), {"checkpoint": str(folder), **known}
-    source = load_images(
-        data, split=split, image_size=image_size, channels=channels, labels=labels, upscale=upscale,
-        progress=None if progress is None else lambda done, total: progress("loading", done, total),
-    )  # fmt: skip
+        known = {} if is_foreign(path) else read_about(folder)
+        denoiser, about = load(folder, pick_device(device), weights=weights), {"checkpoint": str(folder), **known}
+    world = world or World.alone()
+
+    def images_of(what: Any, part: Literal["train", "test"]) -> ImageSource:
+        return load_images(
+            what, split=part, image_size=image_size, channels=channels, labels=labels, upscale=upscale,
+            progress=None if progress is None else lambda done, total: progress("loading", done, total),
+        )  # fmt: skip
+
+    copies = None
+    others = tuple(m for m in request.metrics if m != "memorization")
+    if len(others) < len(request.metrics):
+        train, unseen = images_of(data, "train"), images_of(data if held_out is None else held_out, "test")
+        if held_out is None and train.name == unseen.name:
+            raise UserError("memorization compares with images that the model was not trained on: give --held-out")
+        copies = measure_memorization(denoiser, train, unseen, request, world, progress, pairs)
+    found: dict[str, Any] = {}
+    if others:
+        found = measure(denoiser, images_of(data, split), replace(request, metrics=others), progress, world)
+    if not world.is_main:
+        return {}
+    if copies is not None:
+        about_data, result = copies
+        found = {"data": found.get("data", about_data), "metrics": {**found.get("metrics", {}), "memorization": result}}
     return {
         "undye": _version(),
         "model": {
             **about,
-            "weights": "ema" if about["checkpoint"] and not is_foreign(Path(about["checkpoint"])) else None,
+            "weights": weights if about["checkpoint"] and not is_foreign(Path(about["checkpoint"])) else None,
             "config": unstructure(denoiser.config),
         },
-        **measure(denoiser, source, request, progress),
+        **found,
     }
 
 
 def measure(
-    denoiser: Denoiser, source: ImageSource, request: EvalRequest, progress: ProgressOf | None = None
+    denoiser: Denoiser,
+    source: ImageSource,
+    request: EvalRequest,
+    progress: ProgressOf | None = None,
+    world: World | None = None,
 ) -> dict[str, Any]:
     """The metrics of a model on images that are loaded: `data` and `metrics` of what `evaluate` returns."""
     check_shape(denoiser, source.image_size, source.channels)
@@ -169,21 +213,44 @@ def measure(
     make_grid(request.grid, denoiser.schedule.num_steps, request.steps)
     n = min(request.n, len(source))
     chosen = np.sort(keyed.permutation(len(source), request.seed, Stream.EVAL_IMAGES)[:n])
-    images, label = source.images(chosen), labels_for(denoiser, source, chosen)
-    settings: dict[str, Any] = {"label": None if label is None else label.tolist(), "seed": request.seed}
+    rows = range(n) if world is None else world.rows(n)
+    here = chosen[rows.start : rows.stop]
+    images, label = source.images(here), labels_for(denoiser, source, here)
+    settings: dict[str, Any] = {
+        "label": None if label is None else label.tolist(), "seed": request.seed, "first_index": rows.start
+    }  # fmt: skip
+
+    def together(compute: Callable[[], Any]) -> Any:
+        """The results of all processes' images in the main one, None in the others."""
+        part = compute() if len(rows) else None
+        parts = [part] if world is None else world.collect(part)
+        if parts is None:
+            return None
+        some = [p for p in parts if p is not None]
+        return type(some[0]).joined(some)
 
     def ticker(name: str) -> Callable[[int, int], None] | None:
         return None if progress is None else lambda done, total: progress(name, done, total)
 
-    found: dict[str, Any] = {}
     chain = {"steps": request.steps, "grid": request.grid, "clip": request.clip, "variance": request.variance}
     exact = request.draws is None or "rate-distortion" in request.metrics
+    terms: BitsPerDim | None = None
+    flow: OdeBitsPerDim | None = None
     if {"nll", "rate-distortion"} & set(request.metrics):
         name = "nll" if "nll" in request.metrics else "rate-distortion"
-        terms = bits_per_dim(
+        terms = together(lambda: bits_per_dim(
             denoiser, images, draws=None if exact else request.draws, batch_size=request.batch_size,
             progress=ticker(name), **chain, **settings,
-        )  # fmt: skip
+        ))  # fmt: skip
+    if "ode" in request.metrics:
+        flow = together(lambda: ode_bits_per_dim(
+            denoiser, images, repeats=request.repeats, tolerance=request.tolerance, sigma_min=request.sigma_min,
+            batch_size=request.batch_size, progress=ticker("ode"), **settings,
+        ))  # fmt: skip
+    if world is not None and not world.is_main:
+        return {}
+    found: dict[str, Any] = {}
+    if terms is not None:
         recipe: dict[str, Any] = {
             "n": n, "steps": len(terms.grid) - 1, "grid": request.grid, "draws": terms.draws, "exact": exact,
             "clip": denoiser.config.clip_x_0 if request.clip is None else request.clip,
@@ -198,11 +265,7 @@ def measure(
             found["rate-distortion"] = {
                 "t": curve.t.tolist(), "rate_bits_per_dim": curve.rate.tolist(), "rmse": curve.rmse.tolist(), **recipe
             }  # fmt: skip
-    if "ode" in request.metrics:
-        flow = ode_bits_per_dim(
-            denoiser, images, repeats=request.repeats, tolerance=request.tolerance, sigma_min=request.sigma_min,
-            batch_size=request.batch_size, progress=ticker("ode"), **settings,
-        )  # fmt: skip
+    if flow is not None:
         found["ode"] = {
             "bits_per_dim": {"total": asdict(Estimate.of(flow.total))}, "n": n, "trace": "hutchinson",
             "repeats": request.repeats, "tolerance": request.tolerance, "sigma_min": request.sigma_min,
@@ -213,6 +276,52 @@ def measure(
         "channels": source.channels, "labels": label is not None,
     }  # fmt: skip
     return _without_nan({"data": about, "metrics": found})
+
+
+def measure_memorization(
+    denoiser: Denoiser,
+    train: ImageSource,
+    held_out: ImageSource,
+    request: EvalRequest,
+    world: World,
+    progress: ProgressOf | None = None,
+    pairs: str | PathLike[str] | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """(`data`, the entry of `metrics`) in the main process, None in the others; see `undye.metrics.memorization`."""
+    for source in (train, held_out):
+        check_shape(denoiser, source.image_size, source.channels)
+    classes, steps = denoiser.config.num_classes, min(request.sample_steps or 50, denoiser.schedule.num_steps)
+    asked = SampleRequest(
+        n=request.n, steps=steps, seed=request.seed, batch_size=request.batch_size,
+        label=None if classes is None else np.arange(request.n) % classes,
+    )  # fmt: skip
+
+    def ticker(name: str) -> Callable[[int, int], None] | None:
+        return None if progress is None else lambda done, total: progress(name, done, total)
+
+    samples = shared_sample(world, denoiser, asked, ticker("sampling"))
+    if samples is None:
+        return None
+    n = min(request.n, len(held_out))
+    chosen = np.sort(keyed.permutation(len(held_out), request.seed, Stream.EVAL_IMAGES)[:n])
+    result = memorization(samples, train, held_out.images(chosen), ticker("comparing"))
+    if pairs is not None:
+        save_png(enlarge(tile(closest_pairs(result, samples, train), columns=2)), Path(pairs))
+    order = np.argsort(result.samples)[:8]
+    data = {"name": train.name, "images": len(train), "n": len(train), "image_size": list(train.image_size),
+            "channels": train.channels, "labels": False}  # fmt: skip
+    return data, {
+        "z": result.z, "near_copies": result.near_copies, "n": request.n, "train_images": len(train),
+        "held_out": {"name": held_out.name, "n": n}, "seed": request.seed, "sampler": "ddim", "steps": steps,
+        "rms_of_255": {
+            name: {str(q): float(np.quantile(values, q)) for q in (0.0, 0.01, 0.1, 0.5)}
+            for name, values in (("samples", result.samples), ("held_out", result.held_out))
+        },
+        "nearest": [
+            {"sample": int(k), "image": train.names(result.nearest[[k]])[0], "rms_of_255": float(result.samples[k])}
+            for k in order
+        ],
+    }  # fmt: skip
 
 
 def labels_for(denoiser: Denoiser, source: ImageSource, chosen: np.ndarray) -> np.ndarray | None:

@@ -71,6 +71,13 @@ class BitsPerDim:
     grid: np.ndarray
     draws: int | None = None
 
+    @classmethod
+    def joined(cls, parts: "Sequence[BitsPerDim]") -> "BitsPerDim":
+        """Those of several sets of images as one; of one grid and number of draws."""
+        names = ("prior", "per_step", "decoder", "x_0_mse", "eps_mse")
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return cls(**arrays, grid=parts[0].grid, draws=parts[0].draws)
+
     @property
     def rate(self) -> Float64[np.ndarray, " n"]:
         """The sum of the L_{t-1}, (N,)."""

@@ -48,6 +48,14 @@ class OdeBitsPerDim:
     standard_error: np.ndarray
     calls: float
 
+    @classmethod
+    def joined(cls, parts: "Sequence[OdeBitsPerDim]") -> "OdeBitsPerDim":
+        """Those of several sets of images as one."""
+        counts = np.array([len(part.total) for part in parts])
+        calls = float(np.average([part.calls for part in parts], weights=counts))
+        total, error = (np.concatenate([getattr(p, name) for p in parts]) for name in ("total", "standard_error"))
+        return cls(total, error, calls)
+
 
 def ode_bits_per_dim(
     denoiser: DenoiserLike,

@@ -19,6 +19,16 @@ def measurements(report: dict[str, Any]) -> list[Measurement]:
         ode = found["ode"]
         how = f"tolerance {ode['tolerance']:g}, sigma_min {ode['sigma_min']:g}, seed {ode['seed']}"
         rows.append(_row("NLL bound by the ODE, bits/dim", ode["bits_per_dim"]["total"], images, how))
+    if "memorization" in found:
+        m = found["memorization"]
+        against = f"{m['train_images']:,} training images, {m['held_out']['n']:,} of {m['held_out']['name']}"
+        images = f"{m['n']:,} samples, {against}"
+        how = f"{m['sampler']}, {m['steps']} steps, seed {m['seed']}"
+        for key, name in (
+            ("z", "memorization, z (below -3: copies)"),
+            ("near_copies", "memorization, share of near copies"),
+        ):
+            rows.append(Measurement(metric=name, value=m[key], standard_error=None, data=images, how=how))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The processes that train together: one, or as many as accelerate launch, torchrun or SLURM have started.
+"""The processes that work together: one, or as many as accelerate launch, torchrun or SLURM have started.
 
 Every process computes the same things from the same numbers, but for its own part of each batch; what has to be agreed
 on goes through here.
@@ -19,7 +19,7 @@ from undye.errors import SaidElsewhereError, UserError
 
 T = TypeVar("T")
 
-LOST = "another process of this run has ended or cannot be reached: look into its output, and go on with --resume"
+LOST = "another process of this run has ended or cannot be reached: look into its output, and start again"
 TIMEOUT = timedelta(hours=2)
 """How long the others wait while one of them samples, decodes or saves."""
 
@@ -61,6 +61,13 @@ class World:
         if self.device.type != wanted.type:
             raise UserError(f"this process has already trained on {self.device.type}: use another for {wanted.type}")
 
+    @classmethod
+    def alone(cls) -> "World":
+        """This process by itself, whatever started it."""
+        world = object.__new__(cls)
+        world.rank, world.size, world.device = 0, 1, torch.device("cpu")
+        return world
+
     @property
     def is_main(self) -> bool:
         """Whether this process writes files and talks to people."""
@@ -70,6 +77,25 @@ class World:
         """This process's part of n things, which must be a multiple of `size`."""
         each = n // self.size
         return range(self.rank * each, (self.rank + 1) * each)
+
+    def rows(self, n: int) -> range:
+        """This process's part of n things, any number of them."""
+        return range(self.rank * n // self.size, (self.rank + 1) * n // self.size)
+
+    def collect(self, value: T) -> list[T] | None:
+        """What all processes have, in the order of their ranks, in the main one; None in the others. Picklable.
+
+        Raises:
+            UserError: if another process is gone.
+        """
+        if self.size == 1:
+            return [value]
+        box: list[Any] | None = [None] * self.size if self.is_main else None
+        try:
+            dist.gather_object(value, box, dst=0)
+        except RuntimeError as error:
+            raise UserError(f"{LOST} ({_line(error)})") from None
+        return box
 
     def gather(self, tensor: Tensor) -> Tensor:
         """The tensors of all processes, stacked in the order of their ranks, on the CPU. All have the same shape.
@@ -119,6 +145,26 @@ class World:
             raise error
         if said is not None:
             raise SaidElsewhereError(said)
+        return cast(T, value)
+
+    def agreed(self, function: Callable[[], T]) -> T:
+        """What the function gives in this process, once it has given something in all of them.
+
+        It must not itself wait for other processes.
+
+        Raises:
+            UserError: if it raised one in this process, and in none before it; a SaidElsewhereError if in another one.
+        """
+        value, error = None, None
+        try:
+            value = function()
+        except UserError as problem:
+            error = problem
+        failed = self.gather(torch.tensor(float(error is not None))).tolist()
+        if error is not None and 1.0 not in failed[: self.rank]:
+            raise error
+        if 1.0 in failed:
+            raise SaidElsewhereError(f"process {failed.index(1.0)} has failed")
         return cast(T, value)
 
     def wait(self) -> None:

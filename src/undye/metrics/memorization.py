@@ -1,0 +1,114 @@
+"""Whether a model has learned its training images by heart: how near samples lie to them.
+
+The distance of a sample to the nearest training image says nothing by itself; that of images which the model has never
+seen, to the same training images, says what is near. A model that generalises draws samples about as far away as they
+are; one that copies draws nearer ones (Meehan et al. 2020, "A non-parametric test to detect data-copying in generative
+models", whose test statistic this is: the Mann-Whitney z of the two sets of distances).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt8
+
+from undye.data.source import ImageSource
+from undye.errors import UserError
+
+CHUNK = 4096
+"""Training images compared at a time: bounds the memory."""
+NEAR = 0.01
+"""A sample counts as a near copy if it lies nearer to a training image than this fraction of the held-out images."""
+
+
+@dataclass(frozen=True)
+class Memorization:
+    """Distances to the nearest training image: root mean square over the pixels, on the scale 0..255.
+
+    Attributes:
+        samples: of each sample, (N,).
+        held_out: of each held-out image, (M,).
+        nearest: which training image that is, for each sample, (N,).
+    """
+
+    samples: np.ndarray
+    held_out: np.ndarray
+    nearest: np.ndarray
+
+    @property
+    def z(self) -> float:
+        """How many standard deviations the samples' ranks lie from those of the held-out images; below -3: copies."""
+        n, m = len(self.samples), len(self.held_out)
+        both = np.concatenate([self.samples, self.held_out])
+        values, where, counts = np.unique(both, return_inverse=True, return_counts=True)
+        ranks = (counts.cumsum() - (counts - 1) / 2)[where]  # equal distances share their ranks' mean
+        u = ranks[:n].sum() - n * (n + 1) / 2
+        ties = (counts**3 - counts).sum() / ((n + m) * (n + m - 1))
+        spread = np.sqrt(n * m / 12 * (n + m + 1 - ties))
+        return float((u - n * m / 2) / spread) if spread > 0 and len(values) > 1 else 0.0
+
+    @property
+    def near_copies(self) -> float:
+        """The fraction of the samples that lie nearer than all but 1 % of the held-out images; about 0.01 if none is."""
+        return float((self.samples < np.quantile(self.held_out, NEAR)).mean())
+
+
+def memorization(
+    samples: UInt8[np.ndarray, "n h w c"],
+    train: ImageSource,
+    held_out: UInt8[np.ndarray, "m h2 w2 c2"],
+    progress: Callable[[int, int], None] | None = None,
+) -> Memorization:
+    """Compare samples and held-out images with all training images.
+
+    Args:
+        samples: drawn from the model.
+        train: what it was trained on.
+        held_out: images of the same kind that it was not trained on.
+        progress: called with (training images done, all).
+
+    Raises:
+        UserError: if their shapes differ, or one of the sets is too small to say anything.
+    """
+    shape = (*train.image_size, train.channels)
+    for name, images in (("samples", samples), ("held-out images", held_out)):
+        if images.shape[1:] != shape:
+            raise UserError(f"the {name} are {images.shape[1:]}, the training images {shape}: give the same data")
+    if min(len(samples), len(held_out)) < 10:
+        raise UserError("memorization needs at least 10 samples and 10 held-out images: raise --n")
+    queries = np.concatenate([samples, held_out]).reshape(len(samples) + len(held_out), -1).astype(np.float32)
+    square = (queries**2).sum(1)
+    best = np.full(len(queries), np.inf, dtype=np.float32)
+    which = np.zeros(len(queries), dtype=np.int64)
+    for start in range(0, len(train), CHUNK):
+        rows = np.arange(start, min(start + CHUNK, len(train)))
+        images = train.images(rows).reshape(len(rows), -1).astype(np.float32)
+        distance = square[:, None] - 2 * queries @ images.T + (images**2).sum(1)
+        nearest = distance.argmin(1)
+        found = distance[np.arange(len(queries)), nearest]
+        nearer = found < best
+        best[nearer], which[nearer] = found[nearer], rows[nearest[nearer]]
+        if progress is not None:
+            progress(int(rows[-1]) + 1, len(train))
+    exact = _exact(queries, train, which)
+    n = len(samples)
+    return Memorization(exact[:n], exact[n:], which[:n])
+
+
+def _exact(queries: np.ndarray, train: ImageSource, which: Int64[np.ndarray, " q"]) -> Float64[np.ndarray, " q"]:
+    """The distances to the images that were found, without the cancellation of the fast formula."""
+    out = np.empty(len(queries))
+    for start in range(0, len(queries), CHUNK):
+        rows = slice(start, start + CHUNK)
+        images = train.images(which[rows]).reshape(len(which[rows]), -1)
+        out[rows] = np.sqrt(((queries[rows].astype(np.float64) - images) ** 2).mean(1))
+    return out
+
+
+def closest_pairs(
+    result: Memorization, samples: UInt8[np.ndarray, "n h w c"], train: ImageSource, pairs: int = 8
+) -> UInt8[np.ndarray, "k h w c"]:
+    """The samples nearest to a training image, each followed by that image: for a grid of two columns."""
+    order = np.argsort(result.samples)[:pairs]
+    images = train.images(result.nearest[order])
+    return np.stack([samples[order], images], axis=1).reshape(-1, *samples.shape[1:])
