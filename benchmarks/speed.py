@@ -16,7 +16,7 @@ from undye.device import supports_bf16
 from undye.training.batches import BatchStream
 from undye.training.setup import build_objective
 from undye.training.trainer import Trainer
-from undye.training.world import World
+from undye.world import World
 
 PEER_BATCH = 128
 WARM_UP = 3

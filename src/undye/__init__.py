@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from undye.checkpoint.load import load
     from undye.config import CompactConfig, ModelConfig, ScheduleConfig, UNetConfig
     from undye.data.load import load_images
+    from undye.data.packing import pack
     from undye.denoiser import Denoised, Denoiser
     from undye.diffusion.process import Gaussian, GaussianProcess
     from undye.diffusion.schedule import NoiseSchedule
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from undye.metrics.nll import BitsPerDim, bits_per_dim
     from undye.metrics.ode_nll import OdeBitsPerDim, ode_bits_per_dim
     from undye.sampling import sample
+    from undye.training.posthoc import posthoc_ema
     from undye.training.presets import run_preset
     from undye.training.run import RunConfig
     from undye.training.session import Interrupted
@@ -46,6 +48,8 @@ _HOME = {
     "load": "checkpoint.load",
     "load_images": "data.load",
     "ode_bits_per_dim": "metrics.ode_nll",
+    "pack": "data.packing",
+    "posthoc_ema": "training.posthoc",
     "run_preset": "training.presets",
     "sample": "sampling",
     "train": "api",
@@ -74,6 +78,8 @@ __all__ = [
     "load",
     "load_images",
     "ode_bits_per_dim",
+    "pack",
+    "posthoc_ema",
     "run_preset",
     "sample",
     "train",

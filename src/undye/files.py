@@ -36,8 +36,13 @@ def write_text(target: Path, text: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all in it, if it is there."""
+    """Remove a file or a folder with all in it, if it is there; a folder is never seen half removed."""
     if path.is_dir() and not path.is_symlink():
+        if ".tmp" not in path.name:
+            # a process that is killed meanwhile leaves a temporary, which `remove_temporaries` knows
+            doomed = path.with_name(f".{path.name}.tmp{os.getpid()}")
+            remove(doomed)
+            path = path.rename(doomed)
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

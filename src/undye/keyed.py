@@ -33,6 +33,8 @@ class Stream(IntEnum):
     FORWARD_NOISE = 10
     EVAL_IMAGES = 11
     TRAIN_DROPOUT = 12
+    TRAIN_CROP = 13
+    TRAIN_BALANCE = 14
 
 
 def generator(seed: int, stream: Stream, *counters: int) -> np.random.Generator:

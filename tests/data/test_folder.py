@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 
-from undye.data import ArraySource, FolderSource, folder, load_images
+from undye.data import ArraySource, EncodedSource, encoded, load_images
 from undye.errors import TooManyBadImages, UserError
 
 GREY = np.full((8, 8), 77, dtype=np.uint8)
@@ -20,9 +20,9 @@ def everything(source):
 def kind(request, monkeypatch):
     """The three ways in which a folder is held."""
     if request.param == "too many files":
-        monkeypatch.setattr(folder, "MAX_DECODED", 0)
+        monkeypatch.setattr(encoded, "MAX_DECODED", 0)
     if request.param == "too many bytes":
-        monkeypatch.setattr(folder, "MAX_DECODED_BYTES", 0)
+        monkeypatch.setattr(encoded, "MAX_DECODED_BYTES", 0)
     return request.param
 
 
@@ -30,7 +30,7 @@ def test_images_come_in_order(kind, save, tmp_path):
     for k, name in enumerate(["a/1.png", "a/2.png", "b.png"]):
         save(name, np.full((4, 6, 3), (k, 9, 0), dtype=np.uint8))
     source = load_images(tmp_path)
-    assert isinstance(source, ArraySource if kind == "whole" else FolderSource)
+    assert isinstance(source, ArraySource if kind == "whole" else EncodedSource)
     assert (len(source), source.image_size, source.channels) == (3, (4, 6), 3)
     assert everything(source)[:, 0, 0, 0].tolist() == [0, 1, 2]
     assert source.images(np.array([2, 0, 0]))[:, 0, 0, 0].tolist() == [2, 0, 0]
@@ -155,7 +155,7 @@ def test_split(save, tmp_path):
 
 
 def test_late_bad_file_gets_a_stand_in_of_its_class(save, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(folder, "MAX_DECODED", 0)
+    monkeypatch.setattr(encoded, "MAX_DECODED", 0)
     for k in range(10):
         save(f"{'ab'[k % 2]}/{k}.png", np.full((8, 8), k, dtype=np.uint8))
     sources = [load_images(tmp_path, labels="folders", max_bad_fraction=0.2) for _ in range(2)]
@@ -177,7 +177,7 @@ def test_late_bad_file_gets_a_stand_in_of_its_class(save, tmp_path, monkeypatch,
 
 
 def test_a_class_without_a_readable_image(save, tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "MAX_DECODED", 0)
+    monkeypatch.setattr(encoded, "MAX_DECODED", 0)
     save("a/1.png", GREY)
     save("b/2.png", GREY)
     source = load_images(tmp_path, labels="folders", max_bad_fraction=0.9)

@@ -13,7 +13,7 @@ def touch(root, *names):
 
 
 def listed(root):
-    return [path.as_posix() for path in list_images(root)]
+    return list_images(root)
 
 
 def test_any_depth_known_suffixes_sorted_as_posix_text(tmp_path):

@@ -223,7 +223,7 @@ def test_wrong_path(tmp_path):
     with pytest.raises(UserError, match=r"no data set, folder or file named .*nowhere"):
         load_images(tmp_path / "nowhere", labels="folders")
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(UserError, match=r"neither a folder of images nor an \.npz or \.npy"):
+    with pytest.raises(UserError, match=r"neither a folder of images nor a \.pack, \.zip"):
         load_images(tmp_path / "a.txt")
 
 

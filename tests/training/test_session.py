@@ -355,3 +355,20 @@ def test_a_model_with_a_learned_variance_can_be_fine_tuned(tmp_path, objective):
             go()
     else:
         assert go().config.variance == "learned_range"
+
+
+def test_how_it_is_computed_may_change_on_the_way(quiet: RunConfig, tmp_path: Path) -> None:
+    """Threads and memory; but not what is computed."""
+    network = replace(quiet.model.network, dropout=0.0)
+    config = replace(quiet, model=replace(quiet.model, network=network))
+    config = replace(config, training=replace(config.training, optimizer="adam"))
+    run(config, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(config, tmp_path / "stopped", listeners=[stop_at(5)])
+    other = replace(config, training=replace(config.training, accumulate=3, workers=1, prefetch=1))
+    run(other, tmp_path / "stopped", resume=True)
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], rtol=1e-4, atol=1e-5, msg=name)
+    with pytest.raises(UserError, match="lr"):
+        run(replace(config, training=replace(config.training, lr=1.0)), tmp_path / "stopped", resume=True)

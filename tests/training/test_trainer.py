@@ -15,7 +15,7 @@ from undye.training.batches import BatchStream
 from undye.training.run import RunConfig, TrainingConfig
 from undye.training.setup import build_model, load_data
 from undye.training.trainer import Trainer, dropout_seed
-from undye.training.world import World
+from undye.world import World
 
 
 def trainer(config: RunConfig, **settings) -> tuple[Trainer, BatchStream]:

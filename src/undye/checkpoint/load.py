@@ -43,15 +43,19 @@ denoising-diffusion-pytorch; dome272 is Diffusion-Models-pytorch.
 
 
 def load(
-    source: str | PathLike[str], device: str | torch.device = "cpu", settings: Mapping[str, Any] | None = None
+    source: str | PathLike[str],
+    device: str | torch.device = "cpu",
+    settings: Mapping[str, Any] | None = None,
+    weights: native.WeightsName = "ema",
 ) -> Denoiser:
-    """A trained model, in eval mode; undye's own with its EMA weights.
+    """A trained model, in eval mode.
 
     Args:
         source: a run folder (its newest checkpoint), a checkpoint folder, a folder that diffusers wrote, or a .pt file
             of one of the projects in `FILES`.
         device: where to put it.
         settings: what another project's file does not say, see `Settings`: as `undye import --set KEY=VALUE`.
+        weights: of undye's own: "ema", the averages, or "raw", what the optimiser had, where there is a training state.
 
     Warns:
         ImportNote: for each thing that another project's file does not say, and what was taken instead.
@@ -63,7 +67,9 @@ def load(
     if not is_foreign(source):
         if settings:
             raise UserError("settings are for other projects' models: undye's own say all of it themselves")
-        return native.load(source, device)
+        return native.load(source, device, weights)
+    if weights != "ema":
+        raise UserError(f"{source} is another project's model: raw weights are for undye's own checkpoints")
     found = read_foreign(source, Settings.of(settings or {}))
     for note in found.notes:
         warnings.warn(note, ImportNote, stacklevel=2)

@@ -11,7 +11,7 @@ README.md            what this is, for people: the model card
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,6 +27,7 @@ from undye.files import atomic_path, write_text
 from undye.structure import structure, unstructure
 
 CONFIG, WEIGHTS, STATE = "config.json", "model.safetensors", "train_state"
+WeightsName = Literal["ema", "raw"]
 STATE_FILES = (f"{STATE}/tensors.safetensors", f"{STATE}/state.json")
 
 
@@ -146,25 +147,28 @@ def count_weights(denoiser: Denoiser) -> int:
     return sum(p.numel() for p in denoiser.network.parameters())
 
 
-def load(source: str | Path, device: str | torch.device = "cpu") -> Denoiser:
-    """A trained model, with its EMA weights and in eval mode.
+def load(source: str | Path, device: str | torch.device = "cpu", weights: WeightsName = "ema") -> Denoiser:
+    """A trained model, in eval mode.
 
     Args:
         source: a run folder (its newest checkpoint) or a checkpoint folder.
         device: where to put it.
+        weights: "ema", the averages, which is what a model is used with, or "raw", what the optimiser had.
 
     Raises:
-        UserError: if there is no model there, or its files are damaged or do not fit together.
+        UserError: if there is no model there, its files are damaged or do not fit together, or it has no raw weights.
     """
     folder = find_checkpoint(source)
-    check(folder, (CONFIG, WEIGHTS))
+    if weights == "raw" and not (folder / STATE_FILES[0]).exists():
+        raise UserError(f"{folder} holds a model but no training state, so no raw weights: choose the weights ema")
+    check(folder, (CONFIG, WEIGHTS if weights == "ema" else STATE_FILES[0]))
     config = read_config(folder)
-    weights = read_weights(folder / WEIGHTS)
+    tensors = read_weights(folder / WEIGHTS) if weights == "ema" else read_raw_weights(folder)
     try:
         denoiser = Denoiser.from_config(config)
     except ValueError as error:
         raise UserError(f"{folder / CONFIG}: {error}") from None
-    load_weights(denoiser, weights, folder / WEIGHTS)
+    load_weights(denoiser, tensors, folder / (WEIGHTS if weights == "ema" else STATE_FILES[0]))
     return channels_last(denoiser).to(device).eval()
 
 
@@ -195,6 +199,22 @@ def load_train_state(folder: Path) -> TrainState:
     values = read_train_values(folder)
     check(folder, STATE_FILES)
     return TrainState(read_weights(folder / STATE / "tensors.safetensors"), values)
+
+
+def read_raw_weights(folder: Path) -> dict[str, Tensor]:
+    """The network's state dict as the optimiser had it.
+
+    Raises:
+        UserError: if the checkpoint has none, or it is damaged.
+    """
+    path = folder / STATE_FILES[0]
+    prefix = "weights.network."
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (it is no dict)
+            return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}): use an earlier checkpoint") from None
 
 
 def read_train_values(folder: Path) -> dict[str, Any]:

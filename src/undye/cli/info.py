@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from undye.checkpoint.program_info import SUFFIXES, is_program, read_info
+from undye.cli.options import Weights, WeightsName
 from undye.cli.parse import parse
 from undye.config import ModelConfig
 from undye.errors import UserError
@@ -22,6 +23,7 @@ class InfoArgs:
     """A run folder, a checkpoint folder, another project's model, or an exported .onnx or .pt2 file."""
     json: bool = False
     """Print JSON instead of lines."""
+    weights: Weights = "ema"
 
 
 def main(args: list[str]) -> int:
@@ -30,7 +32,7 @@ def main(args: list[str]) -> int:
     source = Path(a.model)
     if not source.exists():
         raise UserError(f"no model at {a.model}: give a run folder or a checkpoint folder")
-    config, facts, rows = _program(source) if is_program(source) else _model(source)
+    config, facts, rows = _program(source, a.weights) if is_program(source) else _model(source, a.weights)
 
     from undye.denoiser import build_schedule
     from undye.diffusion.terminal import terminal
@@ -60,14 +62,17 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def _model(source: Path) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
+def _model(source: Path, weights: WeightsName) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
     """Of a model: its configuration, the facts for --json, and the first rows for people."""
     from undye.checkpoint.imported import Settings
     from undye.checkpoint.load import is_foreign, read_foreign
     from undye.checkpoint.native import WEIGHTS, find_checkpoint, load, read_about
 
     notes: list[str] = []
-    if is_foreign(source):
+    own = not is_foreign(source)
+    if not own:
+        if weights != "ema":
+            raise UserError("--weights raw is for undye's own checkpoints: leave it out")
         found = read_foreign(source, Settings())
         folder, denoiser, notes = source, found.denoiser, found.notes
         about = {"written_by": found.kind}
@@ -76,21 +81,28 @@ def _model(source: Path) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
         size = files[0].stat().st_size
     else:
         folder = find_checkpoint(source)
-        denoiser, about, size = load(folder), read_about(folder), (folder / WEIGHTS).stat().st_size
+        denoiser, about = load(folder, weights=weights), read_about(folder)
+        size = (folder / WEIGHTS).stat().st_size
+        if weights == "raw":
+            size = sum(w.nbytes for w in denoiser.network.state_dict().values())
     facts = {
         "checkpoint": str(folder),
         "parameters": sum(p.numel() for p in denoiser.network.parameters()),
         "weights_bytes": size,
         "resumable": (folder / "train_state").is_dir(),
+        "weights": weights if own else None,
         "about": about,
         "notes": notes,
     }
     shown = {key.replace("_", " "): value for key, value in about.items() if value is not None}
-    return denoiser.config, facts, {"checkpoint": folder, **shown}
+    raw = {"weights": "raw"} if weights == "raw" else {}
+    return denoiser.config, facts, {"checkpoint": folder, **raw, **shown}
 
 
-def _program(source: Path) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
+def _program(source: Path, weights: WeightsName) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
     """The same of an exported program."""
+    if weights != "ema":
+        raise UserError("--weights raw is for undye's own checkpoints: leave it out")
     info = read_info(source)
     kind = next(kind for kind, suffix in SUFFIXES.items() if suffix == source.suffix.lower())
     facts = {

@@ -19,6 +19,8 @@ COMMANDS = {
     "eval": "measure how good a model is: bits per dimension, rate-distortion",
     "forward": "show how images dissolve into noise: the forward process as a film",
     "info": "say what a model is",
+    "ema": "make a model with averaged weights of another length, after training",
+    "data": "pack a data set into one file of decoded images, or check one",
     "import": "turn another project's model into a checkpoint of undye's",
     "export": "write a model for diffusers, or as a program: ONNX, torch.export",
 }

@@ -17,7 +17,7 @@ from undye.presets import MODEL_PRESETS
 from undye.structure import structure
 from undye.training.folder import RunFolder, read_toml
 from undye.training.presets import run_preset
-from undye.training.run import CheckpointConfig, PreviewConfig, RunConfig, TrainingConfig, parse_duration
+from undye.training.run import CheckpointConfig, PreviewConfig, RunConfig, TrainingConfig, WatchConfig, parse_duration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,7 @@ class TrainArgs:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     preview: PreviewConfig = field(default_factory=PreviewConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
 
 
 def main(args: list[str]) -> int:
@@ -149,6 +150,7 @@ def _to_args(c: RunConfig) -> TrainArgs:
         training=c.training,
         checkpoint=c.checkpoint,
         preview=c.preview,
+        watch=c.watch,
     )
 
 
@@ -173,4 +175,5 @@ def _to_config(a: TrainArgs, base: RunConfig) -> RunConfig:
         training=a.training,
         checkpoint=a.checkpoint,
         preview=a.preview,
+        watch=a.watch,
     )

@@ -7,9 +7,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from undye.data.folder_source import FolderSource
+    from undye.data.encoded_source import EncodedSource
     from undye.data.load import load_images
     from undye.data.names import NAMED_DATASETS, NamedDataset, parse_image_size
+    from undye.data.pack import PackSource
+    from undye.data.packing import pack
     from undye.data.pixels import to_signed, to_uint8
     from undye.data.report import BadFile, LoadReport
     from undye.data.source import ArraySource, ImageSource
@@ -18,11 +20,13 @@ _HOME = {
     "NAMED_DATASETS": "names",
     "ArraySource": "source",
     "BadFile": "report",
-    "FolderSource": "folder_source",
+    "EncodedSource": "encoded_source",
     "ImageSource": "source",
     "LoadReport": "report",
     "NamedDataset": "names",
+    "PackSource": "pack",
     "load_images": "load",
+    "pack": "packing",
     "parse_image_size": "names",
     "to_signed": "pixels",
     "to_uint8": "pixels",
@@ -32,11 +36,13 @@ __all__ = [
     "NAMED_DATASETS",
     "ArraySource",
     "BadFile",
-    "FolderSource",
+    "EncodedSource",
     "ImageSource",
     "LoadReport",
     "NamedDataset",
+    "PackSource",
     "load_images",
+    "pack",
     "parse_image_size",
     "to_signed",
     "to_uint8",

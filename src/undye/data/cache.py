@@ -1,4 +1,4 @@
-"""Where data sets lie on this machine."""
+"""Where data sets lie on this machine, and what has been found out about them."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,16 @@ SYSTEM = Path("/usr/share/datasets")  # where Debian's packages put them
 
 def dataset_cache() -> Path:
     """`$UNDYE_CACHE/datasets`, else below `$XDG_CACHE_HOME/undye`, else below `~/.cache/undye`."""
+    return _cache() / "datasets"
+
+
+def index_cache() -> Path:
+    """`index` beside it: what large folders and archives hold (`index.py`). May be removed at any time."""
+    return _cache() / "index"
+
+
+def _cache() -> Path:
     if own := os.environ.get("UNDYE_CACHE"):
-        return Path(own).expanduser() / "datasets"
+        return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "undye" / "datasets"
+    return Path(base).expanduser() / "undye"

@@ -4,6 +4,7 @@ Of an animation or a many-page file the first frame counts. The orientation that
 a file is, is read from its content, not from its name. More than `MAX_PIXELS` is a decompression bomb: a bad file.
 """
 
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from undye.data.colour import BadImageError, flatten
-from undye.data.resize import fit
+from undye.data.resize import CENTRE, fit
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_PIXELS = 89_478_485  # Pillow's own default: a quarter of a GiB at three bytes per pixel
@@ -35,14 +36,14 @@ class Header:
     grey: bool
 
 
-def read_header(path: Path) -> Header:
-    """Reads the header only.
+def read_header(file: Path | bytes) -> Header:
+    """Reads the header only, of a file or of what one holds.
 
     Raises:
         BadImageError: not an image, or a decompression bomb.
     """
     try:
-        with _open(path) as image:
+        with _open(file) as image:
             height, width = image.height, image.width
             # A TIFF's size is upright already. Of a PNG only what stands before its pixels is read here.
             early = image.format != "TIFF" and "exif" in image.info
@@ -51,29 +52,48 @@ def read_header(path: Path) -> Header:
             grey = image.mode in _GREY_MODES or image.mode.startswith("I")
             return Header((height, width), grey)
     except Exception as error:
-        raise BadImageError(_reason(error)) from error
+        raise BadImageError(reason(error)) from error
 
 
-def read_pixels(path: Path, image_size: tuple[int, int]) -> UInt8[np.ndarray, "h w c"]:
+def read_pixels(
+    file: Path | bytes, image_size: tuple[int, int], at: tuple[float, float] = CENTRE
+) -> UInt8[np.ndarray, "h w c"]:
     """Decodes the whole file to `image_size`, (height, width); c is 1 or 3, as the file has it.
+
+    `at`: where the crop lies, see `resize.crop_box`.
 
     Raises:
         BadImageError: not an image, damaged, cut short, a decompression bomb, or values without a stated meaning.
     """
     try:
-        with _open(path) as image:
+        with _open(file) as image:
             _draft(image, image_size)
             flat = flatten(_upright(image))
     except Exception as error:
-        raise BadImageError(_reason(error)) from error
-    pixels = np.asarray(fit(flat, image_size))
+        raise BadImageError(reason(error)) from error
+    pixels = np.asarray(fit(flat, image_size, at))
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _open(path: Path) -> Image.Image:
-    if path.stat().st_size == 0:
+def reason(error: Exception) -> str:
+    """One line for the report. Pillow's readers let out all kinds of errors on damaged files, hence the broad catch."""
+    match error:
+        case BadImageError():
+            return str(error)
+        case Image.UnidentifiedImageError():
+            return "not an image that can be read"
+        case Image.DecompressionBombError():
+            return f"decompression bomb: {error}"
+        case OSError(strerror=str() as why):
+            return why
+    text = " ".join(str(error).split())
+    return f"damaged: {text or type(error).__name__}"
+
+
+def _open(file: Path | bytes) -> Image.Image:
+    if (len(file) if isinstance(file, bytes) else file.stat().st_size) == 0:
         raise BadImageError("the file is empty")
-    image = Image.open(path, formats=_FORMATS)
+    image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_FORMATS)
     # Pillow warns here and gives up only at twice its limit; a warning is not enough for a file from who knows where.
     if (pixels := image.width * image.height) > MAX_PIXELS:
         image.close()
@@ -102,18 +122,3 @@ def _draft(image: Image.Image, image_size: tuple[int, int]) -> None:
     if image.format in ("JPEG", "MPO"):
         needed = max(image_size) / min(image.size)
         image.draft(None, (math.ceil(2 * needed * image.width), math.ceil(2 * needed * image.height)))
-
-
-def _reason(error: Exception) -> str:
-    """One line for the report. Pillow's readers let out all kinds of errors on damaged files, hence the broad catch."""
-    match error:
-        case BadImageError():
-            return str(error)
-        case Image.UnidentifiedImageError():
-            return "not an image that can be read"
-        case Image.DecompressionBombError():
-            return f"decompression bomb: {error}"
-        case OSError(strerror=str() as reason):
-            return reason
-    text = " ".join(str(error).split())
-    return f"damaged: {text or type(error).__name__}"

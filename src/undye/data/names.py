@@ -51,6 +51,15 @@ NAMED_DATASETS: dict[str, NamedDataset] = {
 }
 
 
+HUB, HUB_STREAM = "hf:", "hf-stream:"
+"""What the names of data sets of the library `datasets` begin with."""
+
+
+def is_place(data: str) -> bool:
+    """Whether `data` names something on this disk, rather than a data set of the table or of the hub."""
+    return data not in NAMED_DATASETS and not data.startswith((HUB, HUB_STREAM))
+
+
 def parse_image_size(text: str) -> tuple[int, int]:
     """Reads `H` (a square) or `HxW` into (height, width).
 

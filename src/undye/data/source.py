@@ -1,15 +1,22 @@
 """Where images come from: a fixed, indexed set of uint8 images of one size, with or without class labels."""
 
+import logging
 from abc import ABC, abstractmethod
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Int64, Integer, UInt8
+from jaxtyping import Float64, Int64, Integer, UInt8
 
 from undye.data.names import show_size
-from undye.data.report import LoadReport, show_path
+from undye.data.report import BadFile, LoadReport, show_path
+from undye.errors import UserError
 
 Indices = Integer[np.ndarray, " n"]
+_log = logging.getLogger("undye.data")
+
+
+def _warn(bad: BadFile) -> None:
+    _log.warning("skipped %s", bad)
 
 
 class ImageSource(ABC):
@@ -20,12 +27,16 @@ class ImageSource(ABC):
         image_size: (height, width).
         channels: 1 or 3.
         class_names: one per class, or None where there are no labels.
+        can_crop: whether `crops` may be asked for.
+        on_bad: called, from any thread, for each image that turns out to be bad when it is asked for.
     """
 
     name: str
     image_size: tuple[int, int]
     channels: int
     class_names: tuple[str, ...] | None
+    can_crop: bool = False
+    on_bad: Callable[[BadFile], None] = staticmethod(_warn)
 
     @property
     @abstractmethod
@@ -38,6 +49,17 @@ class ImageSource(ABC):
     @abstractmethod
     def images(self, indices: Indices) -> UInt8[np.ndarray, "n h w c"]:
         """The images at `indices`, a new array."""
+
+    def crops(self, indices: Indices, at: Float64[np.ndarray, "n 2"]) -> UInt8[np.ndarray, "n h w c"]:
+        """The same, each cut out at a place of its own: two numbers in [0, 1), see `resize.crop_box`.
+
+        Raises:
+            UserError: the pixels were cut out before.
+        """
+        raise UserError(
+            f"random crops need images that are decoded when they are asked for, and those of {self.name} have their "
+            "size already: leave --training.crop out, or give a folder or an archive of image files"
+        )
 
     @abstractmethod
     def labels(self, indices: Indices) -> Int64[np.ndarray, " n"] | None:
@@ -70,7 +92,7 @@ class ArraySource(ImageSource):
         labels: Int64[np.ndarray, " n"] | None = None,
         class_names: tuple[str, ...] | None = None,
         report: LoadReport | None = None,
-        paths: list[Path] | None = None,
+        paths: Sequence[str] | None = None,
     ) -> None:
         _, height, width, channels = images.shape
         self.name = name

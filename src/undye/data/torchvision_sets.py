@@ -70,7 +70,7 @@ def load_svhn(split: str, download: bool) -> tuple[UInt8[np.ndarray, "n h w c"],
     return np.ascontiguousarray(data.data.transpose(0, 2, 3, 1)), data.labels.astype(np.int64)
 
 
-def find_celeba(split: str, download: bool) -> tuple[Path, list[Path]]:
+def find_celeba(split: str, download: bool) -> tuple[Path, list[str]]:
     """The folder of CelebA's aligned faces and the files of `split` in it; attributes are not used as labels.
 
     Raises:
@@ -79,7 +79,7 @@ def find_celeba(split: str, download: bool) -> tuple[Path, list[Path]]:
     from torchvision import datasets
 
     data = _present_or_download("celeba", lambda root, get: datasets.CelebA(root, split, download=get), download)
-    return Path(data.root) / data.base_folder / "img_align_celeba", [Path(name) for name in data.filename]
+    return Path(data.root) / data.base_folder / "img_align_celeba", [str(name) for name in data.filename]
 
 
 def _present_or_download(name: str, make: Callable[[Path, bool], Any], download: bool) -> Any:

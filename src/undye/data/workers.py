@@ -16,14 +16,17 @@ _THREADS = min(4, os.cpu_count() or 1)
 
 
 def in_threads(
-    work: Callable[[T], R], items: Sequence[T], progress: Callable[[int], None] | None = None
+    work: Callable[[T], R], items: Sequence[T], progress: Callable[[int], None] | None = None, batch: int = _BATCH
 ) -> Iterator[R]:
-    """Yields `work(item)` in the order of `items`; `progress` is told how many are done, in the caller's thread."""
+    """Yields `work(item)` in the order of `items`.
+
+    `progress` is told how many are done, in the caller's thread. At most `batch` results wait for the caller.
+    """
     with ThreadPoolExecutor(_THREADS) as pool:
         try:
             done = 0
-            for start in range(0, len(items), _BATCH):
-                for result in pool.map(work, items[start : start + _BATCH]):
+            for start in range(0, len(items), batch):
+                for result in pool.map(work, items[start : start + batch]):
                     yield result
                     done += 1
                     if progress is not None:

@@ -49,7 +49,7 @@ class Memorization:
 
     @property
     def near_copies(self) -> float:
-        """The fraction of the samples that lie nearer than all but 1 % of the held-out images; about 0.01 if none is."""
+        """The fraction of samples that lie nearer than all but 1 % of the held-out images do; about 0.01 by chance."""
         return float((self.samples < np.quantile(self.held_out, NEAR)).mean())
 
 

@@ -1,17 +1,21 @@
 """The batches of a run: a function of (seed, step) alone, so that a run can go on from any step."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
+import queue
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from undye import keyed
+from undye.data.order import BalancedOrder, shuffled_epochs
 from undye.data.pixels import to_signed
+from undye.data.report import BadFile
 from undye.data.source import ImageSource
+from undye.errors import UserError
 from undye.keyed import Stream
 
 
@@ -31,11 +35,17 @@ class BatchStream:
     Attributes:
         source: the images.
         batch_size: images per step.
-        seed: names the order and the flips.
+        seed: names the order, the flips and the crops.
         flip: mirror half of the images.
         labels: hand out class labels.
-        ahead: batches prepared in the background; for sources that decode files.
+        ahead: batches that the workers prepare in the background.
         share: the part of each batch that this process is to have; None: all of it.
+        crop: "random": another part of an image each time.
+        balance: "classes": every class equally often, see `BalancedOrder`.
+        workers: threads; 0: each batch is prepared when it is asked for. No number depends on it, nor on `ahead`.
+        pin: put the batches where a GPU can fetch them quickly.
+        tell: called in the reader's thread with a line for each image that turns out to be bad; None: a warning is
+            logged at once.
     """
 
     source: ImageSource
@@ -43,47 +53,103 @@ class BatchStream:
     seed: int
     flip: bool = False
     labels: bool = False
-    ahead: int = 0
+    ahead: int = 1
     share: range | None = None
+    crop: str = "center"
+    balance: str = "none"
+    workers: int = 0
+    pin: bool = False
+    tell: Callable[[str], None] | None = None
+    _balanced: BalancedOrder | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Catch what the images cannot be asked for.
+
+        Raises:
+            UserError: crops of images that are cut out already, or classes of images without.
+        """
+        if self.crop == "random" and not self.source.can_crop:
+            self.source.crops(np.arange(0), np.zeros((0, 2)))  # says why
+        if self.balance == "classes":
+            labels = self.source.labels(np.arange(len(self.source)))
+            if labels is None:
+                raise UserError(
+                    f"--training.balance classes needs labels, and {self.source.name} is used without: choose --labels "
+                    "folders, or auto for data that bring their own"
+                )
+            object.__setattr__(self, "_balanced", BalancedOrder(labels, self.seed))
 
     def indices(self, step: int, examples: np.ndarray) -> np.ndarray:
         """Which images the examples of a batch are."""
-        n = len(self.source)
-        epochs, offsets = np.divmod(step * self.batch_size + examples, n)
-        indices = np.empty(len(examples), dtype=np.int64)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            indices[here] = _order(n, self.seed, int(epoch))[offsets[here]]
-        return indices
+        places = step * self.batch_size + examples
+        if self._balanced is not None:
+            return self._balanced.at(places)
+        return shuffled_epochs(places, len(self.source), self.seed)
 
     def at(self, step: int) -> Batch:
         """The batch of step number `step` (the first is 0), or this process's share of it."""
-        examples = np.array(range(self.batch_size) if self.share is None else self.share)
+        return self._finished([self._part(step, self._examples())])
+
+    def since(self, step: int) -> Iterator[Batch]:
+        """The batches of step `step`, `step + 1`, ..., without end.
+
+        Raises:
+            TooManyBadImages: see the source.
+        """
+        found: queue.SimpleQueue[BadFile] = queue.SimpleQueue()
+        if self.tell is not None:
+            self.source.on_bad = found.put  # from the workers' threads to the reader's
+        try:
+            for batch in self._serial(step) if self.workers == 0 else self._parallel(step):
+                self._pass_on(found)
+                yield batch
+        finally:
+            self._pass_on(found)
+
+    def _serial(self, step: int) -> Iterator[Batch]:
+        while True:
+            yield self.at(step)
+            step += 1
+
+    def _parallel(self, step: int) -> Iterator[Batch]:
+        # each batch in as many parts as there are workers, so that the next one due is worked on by all of them
+        parts = np.array_split(self._examples(), min(self.workers, len(self._examples())))
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="undye-batches")
+        pending: deque[list[Future[Batch]]] = deque()
+        try:
+            while True:
+                while len(pending) <= self.ahead:
+                    pending.append([pool.submit(self._part, step, part) for part in parts])
+                    step += 1
+                yield self._finished([future.result() for future in pending.popleft()])
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _examples(self) -> np.ndarray:
+        return np.array(range(self.batch_size) if self.share is None else self.share)
+
+    def _part(self, step: int, examples: np.ndarray) -> Batch:
         indices = self.indices(step, examples)
-        images = self.source.images(indices)
+        if self.crop == "random":
+            images = self.source.crops(indices, self._uniform(Stream.TRAIN_CROP, step, examples, 2))
+        else:
+            images = self.source.images(indices)
         if self.flip:
-            mirrored = np.array([keyed.uniform(self.seed, Stream.TRAIN_FLIP, step, int(i)) < 0.5 for i in examples])
+            mirrored = self._uniform(Stream.TRAIN_FLIP, step, examples, 1)[:, 0] < 0.5
             images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
         label = self.source.labels(indices) if self.labels else None
         return Batch(to_signed(images), None if label is None else torch.from_numpy(label), examples)
 
-    def since(self, step: int) -> Iterator[Batch]:
-        """The batches of step `step`, `step + 1`, ..., without end."""
-        if self.ahead == 0:
-            while True:
-                yield self.at(step)
-                step += 1
-        with ThreadPoolExecutor(max_workers=self.ahead) as pool:
-            pending = [pool.submit(self.at, step + i) for i in range(self.ahead)]
-            step += self.ahead
-            while True:
-                ready = pending.pop(0).result()
-                pending.append(pool.submit(self.at, step))
-                step += 1
-                yield ready
+    def _uniform(self, stream: Stream, step: int, examples: np.ndarray, count: int) -> np.ndarray:
+        """(examples, count) numbers in [0, 1)."""
+        return np.array([keyed.generator(self.seed, stream, step, int(i)).random(count) for i in examples])
 
+    def _finished(self, parts: list[Batch]) -> Batch:
+        x_0 = parts[0].x_0 if len(parts) == 1 else torch.cat([part.x_0 for part in parts])
+        labels = [part.label for part in parts if part.label is not None]
+        examples = np.concatenate([part.examples for part in parts])
+        return Batch(x_0.pin_memory() if self.pin else x_0, torch.cat(labels) if labels else None, examples)
 
-@lru_cache(maxsize=4)
-def _order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of an epoch; a few are kept because a batch may span two of them."""
-    return keyed.permutation(n, seed, Stream.TRAIN_ORDER, epoch)
+    def _pass_on(self, found: "queue.SimpleQueue[BadFile]") -> None:
+        while self.tell is not None and not found.empty():
+            self.tell(f"skipped {found.get()}")

@@ -1,12 +1,26 @@
 """A run on the terminal: a progress bar where someone watches, plain lines where it is a log."""
 
+import math
 import sys
 import time
 from typing import TextIO
 
 from tqdm import tqdm
 
-from undye.training.events import BudgetSet, Event, Finished, Loading, Notice, Previewed, Saved, Started, StepDone
+from undye.training.events import (
+    BudgetSet,
+    Event,
+    Finished,
+    Loading,
+    Measured,
+    Notice,
+    Previewed,
+    Saved,
+    Spiked,
+    Started,
+    StepDone,
+)
+from undye.training.window import device_memory, process_memory
 
 LINE_EVERY = 15.0
 """Seconds between the plain lines of a log."""
@@ -15,7 +29,7 @@ REFRESH_EVERY = 1.0
 
 
 class Console:
-    """Shows loss, rate and time left."""
+    """Shows loss, rate, memory and time left."""
 
     def __init__(self, stream: TextIO | None = None):
         self.stream = stream or sys.stderr
@@ -24,7 +38,7 @@ class Console:
         self._start = self._last_line = time.monotonic()
         self._first_step = 0
         self._losses: list[float] = []
-        self._images = 0
+        self._images = self._skipped = 0
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
@@ -53,6 +67,10 @@ class Console:
                     self.bar.refresh()
             case StepDone():
                 self._step(event)
+            case Spiked(step, loss, usual):
+                self._say(f"step {step}: the loss has jumped to {loss:.4g}, from about {usual:.4g}")
+            case Measured(step, bits, error, images):
+                self._say(f"step {step}: {bits:.3f} +- {error:.3f} bits/dim on {images:,} held-out images")
             case Saved(step, path):
                 self._say(f"step {step}: saved {path}")
             case Previewed(step, path):
@@ -66,18 +84,25 @@ class Console:
 
     def _step(self, event: StepDone) -> None:
         """The mean loss since the last line or refresh, whichever this stream has."""
-        self._losses.append(event.loss)
+        if event.skipped:
+            self._skipped += 1
+        else:
+            self._losses.append(event.loss)
         self._images += event.images
         now = time.monotonic()
         if self.bar is not None:
             self.bar.update()
         if now - self._last_line < (REFRESH_EVERY if self.bar is not None else LINE_EVERY) and event.step != self.total:
             return
-        loss, rate = sum(self._losses) / len(self._losses), self._images / max(now - self._last_line, 1e-9)
+        loss = sum(self._losses) / len(self._losses) if self._losses else math.nan
+        rate = self._images / max(now - self._last_line, 1e-9)
+        memory = show_bytes(device_memory() or process_memory())
         if self.bar is not None:
-            self.bar.set_postfix(loss=f"{loss:.4f}", img_s=f"{rate:.0f}")
+            numbers = {"loss": f"{loss:.4f}", "img_s": f"{rate:.0f}", "memory": memory}
+            self.bar.set_postfix(numbers | ({"skipped": self._skipped} if self._skipped else {}))
         else:
-            self._say(self._line(event.step, loss, rate, now))
+            skipped = f", {self._skipped} steps skipped so far" if self._skipped else ""
+            self._say(f"{self._line(event.step, loss, rate, now)}, {memory}{skipped}")
         self._last_line, self._losses, self._images = now, [], 0
 
     def _loading(self, done: int, total: int) -> None:
@@ -104,6 +129,11 @@ class Console:
             self.bar.write(line, file=self.stream)
         else:
             print(line, file=self.stream, flush=True)
+
+
+def show_bytes(count: int) -> str:
+    """Bytes as people write them: 640 MB, 3.2 GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def clock(seconds: float) -> str:

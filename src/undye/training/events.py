@@ -67,7 +67,18 @@ class StepDone:
 
 @dataclass(frozen=True)
 class Logged:
-    """A line for the log: means over the steps since the last one."""
+    """A line for the log: means over the steps since the last one.
+
+    Attributes:
+        step: how many are done.
+        loss: of the steps that were taken; NaN if none was. So are grad_norm and buckets.
+        images_per_second: over the whole time since the last line, grids and checkpoints included.
+        elapsed: seconds of the whole run.
+        buckets: the mean unweighted loss in each tenth of 1..T, the low t first; None where no t was drawn.
+        skipped: steps that were not taken, for want of finite numbers.
+        memory: bytes of this process in main memory.
+        device_memory: the most bytes that tensors took on the GPU so far; None where there is none.
+    """
 
     step: int
     loss: float
@@ -75,6 +86,38 @@ class Logged:
     grad_norm: float
     images_per_second: float
     elapsed: float
+    buckets: tuple[float | None, ...] = ()
+    skipped: int = 0
+    memory: int = 0
+    device_memory: int | None = None
+
+
+@dataclass(frozen=True)
+class Spiked:
+    """The loss of a line of the log is far above the lines before; `usual` is their median."""
+
+    step: int
+    loss: float
+    usual: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A quick measurement of the averaged weights on held-out images: the variational bound.
+
+    Attributes:
+        step: how many are done.
+        bits_per_dim: mean over the images; standard_error: of that mean; images: their number.
+        draws: times drawn for each image.
+        seconds: what it took.
+    """
+
+    step: int
+    bits_per_dim: float
+    standard_error: float
+    images: int
+    draws: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -102,5 +145,26 @@ class Finished:
     elapsed: float
 
 
-Event = Loading | Notice | Started | BudgetSet | StepDone | Logged | Saved | Previewed | Finished
+@dataclass(frozen=True)
+class Failed:
+    """The run ended with an error, `text`."""
+
+    step: int
+    text: str
+
+
+Event = (
+    Loading
+    | Notice
+    | Started
+    | BudgetSet
+    | StepDone
+    | Logged
+    | Spiked
+    | Measured
+    | Saved
+    | Previewed
+    | Finished
+    | Failed
+)
 Listener = Callable[[Event], None]

@@ -18,6 +18,8 @@ from undye.structure import structure, unstructure
 from undye.training.run import RunConfig
 
 LOCK = ".lock"
+MEANS = ("workers", "prefetch", "accumulate", "compile", "parallel")
+"""Settings of training that say how it is computed, not what."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def ema(self) -> Path:
+        """Snapshots of the averages for post-hoc EMA, named by their step; all of them stay."""
+        return self.path / "ema"
+
+    @property
     def samples(self) -> Path:
         """Sample grids, named by their step."""
         return self.path / "samples"
@@ -61,9 +68,13 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file: choose another --out")
         new = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / LOCK
-        with path.open("w") as file:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = path.open("w")
+        except OSError as error:
+            raise UserError(f"cannot write into {self.path}: {error.strerror}: choose another --out") from None
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -89,7 +100,11 @@ class RunFolder:
         """
         if self.exists():
             raise UserError(f"{self.path} holds a run already: add --resume to go on with it, or choose another --out")
-        if self.path.exists() and (not self.path.is_dir() or any(p.name != LOCK for p in self.path.iterdir())):
+        # a run that is killed at once leaves its lock, and may leave a half-written config.toml
+        ours = (LOCK, f".{self.config.name}.tmp")
+        if self.path.exists() and (
+            not self.path.is_dir() or any(not p.name.startswith(ours) for p in self.path.iterdir())
+        ):
             raise UserError(f"{self.path} exists and is not a run: choose another --out")
 
     def write_config(self, config: RunConfig) -> None:
@@ -138,8 +153,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 def continue_run(stored: RunConfig, asked: RunConfig) -> RunConfig:
     """The configuration with which a stored run goes on when `asked` for.
 
-    How often it is saved and previewed may change, and so may the number of steps of a run without a budget; nothing
-    that the steps already taken depend on.
+    How often it is saved and previewed may change, how its work is spread over threads, memory and processes, and the
+    number of steps of a run without a budget; nothing that the steps already taken depend on.
 
     Raises:
         UserError: naming the first setting that differs.
@@ -151,7 +166,7 @@ def continue_run(stored: RunConfig, asked: RunConfig) -> RunConfig:
         "preview.",
         *(f"model.{k}" for k in ("image_size", "channels", "num_classes", "class_names")),
     ]
-    free += ["license"]
+    free += ["license", *(f"training.{k}" for k in MEANS)]
     free += ["training.steps"] + (["model."] if stored.init else [])
     free += ["training.warmup"] if stored.budget_seconds is not None else []
     for key, value in before.items():
@@ -162,7 +177,8 @@ def continue_run(stored: RunConfig, asked: RunConfig) -> RunConfig:
             )
     # a budget has decided the number of steps, and has kept the warm-up within them
     steps = asked.training.steps if stored.budget_seconds is None else stored.training.steps
-    return replace(stored.with_steps(steps), checkpoint=asked.checkpoint, preview=asked.preview, license=asked.license)
+    training = replace(stored.with_steps(steps).training, **{k: getattr(asked.training, k) for k in MEANS})
+    return replace(stored, training=training, checkpoint=asked.checkpoint, preview=asked.preview, license=asked.license)
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,17 +1,30 @@
-"""Listeners that keep a record of a run: log.jsonl, and TensorBoard where it is installed."""
+"""Listeners that keep a record of a run: log.jsonl, report.html, and the trackers."""
 
-import importlib.util
 import json
-import warnings
+import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from undye.files import write_text
-from undye.training.events import BudgetSet, Event, Finished, Listener, Logged, Previewed, Saved
+from undye.training.events import (
+    BudgetSet,
+    Event,
+    Failed,
+    Finished,
+    Listener,
+    Logged,
+    Measured,
+    Notice,
+    Previewed,
+    Saved,
+    Spiked,
+    StepDone,
+)
+from undye.training.report import Report
+from undye.training.run import RunConfig
+from undye.training.trackers import open_trackers
 
 
 class JsonLog:
@@ -19,7 +32,7 @@ class JsonLog:
 
     def __init__(self, path: Path, resumed_at: int):
         """Lines beyond the step that the run resumes from are dropped: those steps will be taken again."""
-        self.path = path
+        self.path, self.step = path, resumed_at
         if path.exists():
             lines = [line for line in path.read_text().splitlines() if _keep(line, resumed_at)]
             saved = {"event": "saved", "step": resumed_at, "path": f"checkpoints/{resumed_at}"}
@@ -29,12 +42,21 @@ class JsonLog:
 
     def __call__(self, event: Event) -> None:
         """Write the events that are worth keeping."""
-        if isinstance(event, Logged | BudgetSet | Saved | Previewed | Finished):
-            record: dict[str, Any] = {"event": type(event).__name__.lower(), **asdict(event)}
-            if "path" in record:
-                record["path"] = str(Path(record["path"]).relative_to(self.path.parent))
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+        match event:
+            case StepDone():
+                self.step = event.step
+            case Notice(text):
+                self._write(event, {"step": self.step, "text": text})
+            case Saved(step, path) | Previewed(step, path):
+                self._write(event, {"step": step, "path": str(path.relative_to(self.path.parent))})
+            case Logged() | Spiked() | Measured() | BudgetSet() | Finished() | Failed():
+                self._write(event, asdict(event))
+
+    def _write(self, event: Event, values: dict[str, Any]) -> None:
+        # JSON has no NaN: the mean of no steps is null
+        values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"event": type(event).__name__.lower(), **values}) + "\n")
 
 
 def _keep(line: str, resumed_at: int) -> bool:
@@ -44,35 +66,24 @@ def _keep(line: str, resumed_at: int) -> bool:
         return False  # the half-written last line of a run that was killed
     if not isinstance(record, dict) or "event" not in record:
         return False
-    return record["event"] != "finished" and record.get("step", 0) <= resumed_at
+    return record["event"] not in ("finished", "failed") and record.get("step", 0) <= resumed_at
 
 
-class TensorBoard:
-    """Scalars and sample grids for TensorBoard, under RUN/tensorboard."""
-
-    def __init__(self, folder: Path, resumed_at: int):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(folder), purge_step=resumed_at + 1 if resumed_at else None)
-
-    def __call__(self, event: Event) -> None:
-        """Forward what TensorBoard can show."""
-        if isinstance(event, Logged):
-            for name in ("loss", "lr", "grad_norm", "images_per_second"):
-                self.writer.add_scalar(name, getattr(event, name), event.step)
-        elif isinstance(event, Previewed):
-            picture = np.asarray(Image.open(event.path).convert("RGB"))
-            self.writer.add_image("samples", picture, event.step, dataformats="HWC")
-        elif isinstance(event, Finished):
-            self.writer.close()
+def measured_at(log: Path, step: int) -> bool:
+    """Whether the log holds a measurement of this step."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    records = [json.loads(line) for line in lines if '"measured"' in line]
+    return any(record["event"] == "measured" and record["step"] == step for record in records)
 
 
-def record_keepers(run: Path, resumed_at: int) -> list[Listener]:
-    """The listeners that every run has."""
-    keepers: list[Listener] = [JsonLog(run / "log.jsonl", resumed_at)]
-    if importlib.util.find_spec("tensorboard") is not None:
-        try:
-            keepers.append(TensorBoard(run / "tensorboard", resumed_at))
-        except ImportError as error:
-            warnings.warn(f"TensorBoard is installed but cannot be used: {error}", stacklevel=2)
-    return keepers
+def record_keepers(run: Path, config: RunConfig, resumed_at: int, tell: Callable[[Notice], None]) -> list[Listener]:
+    """The listeners that every run has.
+
+    Args:
+        run: its folder.
+        config: the run.
+        resumed_at: the step that it goes on from; 0: a new run.
+        tell: called with what a person should know of them.
+    """
+    # the report last: it reads the log
+    return [JsonLog(run / "log.jsonl", resumed_at), *open_trackers(run, config, resumed_at, tell), Report(run, tell)]

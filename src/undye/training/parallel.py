@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from undye.denoiser import Denoiser
 from undye.objective import Draw, Objective
-from undye.training.world import World
+from undye.world import World
 
 
 class Losses(nn.Module):

@@ -29,6 +29,10 @@ class TrainingConfig:
     """Largest norm of the gradient; 0: no clipping."""
     ema_decay: float = 0.9999
     """Decay of the averaged weights, which are what is saved and sampled; warmed up as (1 + step) / (10 + step)."""
+    ema_stds: tuple[float, ...] = ()
+    """Lengths of further averages, such as 0.05 0.10, from which `undye ema` makes one of any length afterwards."""
+    ema_every: int = 500
+    """Steps between the snapshots of these further averages, all of which stay."""
     label_drop: float = 0.1
     """Fraction of the labels that are hidden, for classifier-free guidance (only with labels)."""
     objective: Literal["simple", "vlb", "hybrid"] = "simple"
@@ -41,6 +45,15 @@ class TrainingConfig:
     """How timesteps are drawn: independently, spread evenly over each batch, or where the loss has been large."""
     flip: bool = False
     """Mirror half of the images left to right."""
+    crop: Literal["center", "random"] = "center"
+    """Which part of an image that is not of the asked shape: its middle, or another one each time."""
+    balance: Literal["none", "classes"] = "none"
+    """classes: every class equally often, however many images it has (only with labels)."""
+    workers: int | None = None
+    """Threads that decode and prepare batches, in each process; 0: none, each batch when it is needed; left out: as
+    the data and the machine need. The result does not depend on it."""
+    prefetch: int = 4
+    """Batches that they prepare ahead."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = "auto"
     """Arithmetic of the network. auto: bf16 on a CPU with bf16 matrix units (AMX) or a GPU that has it, else fp32;
     fp16: for GPUs without bf16; fp64: for comparisons."""
@@ -79,6 +92,24 @@ class PreviewConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WatchConfig:
+    """What is shown of a run beside log.jsonl and report.html. Only held_out has to do with what is learned."""
+
+    trackers: tuple[Literal["auto", "tensorboard", "wandb", "trackio"], ...] = ("auto",)
+    """Where curves and grids are sent. auto: TensorBoard, if it is installed; no name at all: nowhere."""
+    project: str = "undye"
+    """The project's name at Weights & Biases and trackio."""
+    nll_every: int = 0
+    """Steps between quick measurements of bits/dim (averaged weights) on images that are not trained on; 0: none."""
+    nll_images: int = 256
+    """Images of such a measurement: of the test split, or held out."""
+    nll_draws: int = 8
+    """Times drawn for each of them."""
+    held_out: float = 0.0
+    """Fraction of the images that is not trained on but measured on. 0: none, and the data's own test split is used."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """A training run: the model, its data, and how it is trained."""
 
@@ -95,6 +126,7 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     preview: PreviewConfig = field(default_factory=PreviewConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
     labels: Literal["none", "folders", "auto"] = "none"
     """Class labels: none, from sub-folder names (folders), or those that come with the data (auto)."""
     upscale: bool = False
@@ -111,17 +143,33 @@ class RunConfig:
         for name, value, low in (
             ("training.steps", t.steps, 1), ("training.batch-size", t.batch_size, 1), ("training.warmup", t.warmup, 0),
             ("checkpoint.every", c.every, 1), ("training.accumulate", t.accumulate, 1), ("checkpoint.keep", c.keep, 1),
+            ("training.workers", t.workers or 0, 0), ("training.prefetch", t.prefetch, 1),
             ("checkpoint.keep-every", c.keep_every, 0), ("preview.count", p.count, 0),
             ("preview.n", p.n, 1), ("preview.steps", p.steps, 1), ("seed", self.seed, 0),
-            ("training.grad-clip", t.grad_clip, 0),
+            ("training.grad-clip", t.grad_clip, 0), ("training.ema-every", t.ema_every, 1),
         ):  # fmt: skip
             if not value >= low:
                 raise UserError(f"--{name} must be at least {low}, got {value}")
+        w = self.watch
+        for name, value, low in (
+            ("nll-every", w.nll_every, 0), ("nll-images", w.nll_images, 2), ("nll-draws", w.nll_draws, 1)
+        ):  # fmt: skip
+            if value < low:
+                raise UserError(f"--watch.{name} must be at least {low}, got {value}")
+        if not 0 <= w.held_out <= 0.5:
+            raise UserError(f"--watch.held-out must lie in [0, 0.5], got {w.held_out}")
+        if not w.project or "/" in w.project:
+            raise UserError(f"--watch.project must be a name without a slash, got {w.project!r}")
         if not 0 < t.lr < float("inf"):
             raise UserError(f"--training.lr must be a positive number, got {t.lr}")
         for name, value in (("ema-decay", t.ema_decay), ("label-drop", t.label_drop), ("beta2", t.beta2)):
             if not 0 <= value < 1:
                 raise UserError(f"--training.{name} must lie in [0, 1), got {value}")
+        if not all(0.001 <= std <= 0.28 for std in t.ema_stds) or len(set(t.ema_stds)) < len(t.ema_stds):
+            raise UserError(
+                f"--training.ema-stds are parts of the run from 0.001 to 0.28, each once, such as 0.05 0.10, "
+                f"got {' '.join(map(str, t.ema_stds))}"
+            )
         if t.objective == "vlb" and (t.distance, t.weighting) != ("l2", "simple"):
             raise UserError("the vlb objective has its own distance and weights: leave both out, or choose simple")
         # with --init the model is another's, and is looked at once it is loaded

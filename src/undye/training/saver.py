@@ -8,6 +8,7 @@ from undye.checkpoint.native import Snapshot, checkpoints, write
 from undye.errors import UserError
 from undye.files import remove, sync
 from undye.training.folder import RunFolder
+from undye.training.posthoc import SUFFIX, Averages, write_snapshot
 from undye.training.run import CheckpointConfig
 
 
@@ -26,6 +27,7 @@ class Saver:
     config: CheckpointConfig
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1))
     _pending: dict[int, Future[Path]] = field(default_factory=dict)
+    _averages: dict[int, Future[Path]] = field(default_factory=dict)
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step lies."""
@@ -38,7 +40,21 @@ class Saver:
             UserError: if an earlier one could not be written.
         """
         self._check_pending()
-        self._pending[step] = self._pool.submit(self._write, self.path(step), snapshot.copied())
+        self._pending[step] = self._pool.submit(
+            self._write, self.path(step), snapshot.copied(), list(self._averages.values())
+        )
+
+    def save_averages(self, averages: Averages) -> None:
+        """Have a snapshot for post-hoc EMA written, before any later checkpoint: so a resumed run misses none.
+
+        Waits while an earlier one is still being written.
+
+        Raises:
+            UserError: if an earlier one could not be written.
+        """
+        self._check_averages(wait=True)
+        path = self.folder.ema / f"{averages.step}{SUFFIX}"
+        self._averages[averages.step] = self._pool.submit(write_snapshot, path, averages)
 
     def written(self, wait: bool = False) -> list[tuple[int, Path]]:
         """The checkpoints that were finished since the last call, as (step, folder); `wait`: all that were begun.
@@ -46,12 +62,24 @@ class Saver:
         Raises:
             UserError: if one could not be written.
         """
+        self._check_averages(wait)
         done = [step for step, future in self._pending.items() if wait or future.done()]
         return [(step, self._result(step)) for step in done]
 
     def close(self) -> None:
         """Let the thread end, after what it is writing."""
         self._pool.shutdown(wait=True)
+
+    def _check_averages(self, wait: bool) -> None:
+        for step in [step for step, future in self._averages.items() if wait or future.done()]:
+            try:
+                self._averages.pop(step).result()
+            except (OSError, UserError) as error:
+                reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+                raise UserError(
+                    f"the averages of step {step} could not be written into {self.folder.ema}: {reason}; "
+                    f"{last_good(self.folder)}: make room or mend the disk, and go on with --resume"
+                ) from None
 
     def _check_pending(self) -> None:
         for future in self._pending.values():
@@ -69,20 +97,23 @@ class Saver:
                 f"{last_good(self.folder)}: make room or mend the disk, and go on with --resume"
             ) from None
 
-    def _write(self, path: Path, snapshot: Snapshot) -> Path:
+    def _write(self, path: Path, snapshot: Snapshot, averages: list[Future[Path]]) -> Path:
+        for earlier in averages:
+            earlier.result()  # a run that goes on from here would miss them
         if self.folder.log.exists():
             sync(self.folder.log)  # or after a power cut the log may lack lines from before the checkpoint
         if path not in checkpoints(self.folder.path):
             remove(path)  # something of that name that is no checkpoint
             write(path, snapshot)
-        for old in self._unwanted():
-            remove(old)
+        rotate(self.folder, self.config)
         return path
 
-    def _unwanted(self) -> list[Path]:
-        older = checkpoints(self.folder.path)[: -self.config.keep]
-        every = self.config.keep_every
-        return [path for path in older if not every or int(path.name) % every]
+
+def rotate(folder: RunFolder, config: CheckpointConfig) -> None:
+    """Remove the checkpoints that are not to be kept."""
+    for path in checkpoints(folder.path)[: -config.keep]:
+        if not config.keep_every or int(path.name) % config.keep_every:
+            remove(path)
 
 
 def last_good(folder: RunFolder) -> str:

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import Signals
@@ -18,14 +18,12 @@ from undye.checkpoint.native import (
     WEIGHTS,
     Snapshot,
     TrainState,
-    checkpoints,
     count_weights,
     load_train_state,
     read_train_values,
     read_weights,
 )
-from undye.data import NAMED_DATASETS
-from undye.data.source import ArraySource
+from undye.data.names import is_place
 from undye.denoiser import Denoiser
 from undye.device import supports_bf16
 from undye.errors import SaidElsewhereError, UserError
@@ -37,6 +35,7 @@ from undye.training.budget import BudgetPlanner
 from undye.training.events import (
     BudgetSet,
     Event,
+    Failed,
     Finished,
     Listener,
     Loading,
@@ -47,19 +46,23 @@ from undye.training.events import (
     StepDone,
 )
 from undye.training.folder import RunFolder, continue_run
-from undye.training.listeners import record_keepers
+from undye.training.held_out import HeldOut, in_memory, split
+from undye.training.listeners import JsonLog, measured_at, record_keepers
+from undye.training.posthoc import Averages, forget_after
+from undye.training.precision import Precision
 from undye.training.run import RunConfig
-from undye.training.saver import Saver, last_good
+from undye.training.saver import Saver, last_good, rotate
 from undye.training.setup import build_model, build_objective, check_shape, from_config, load_data
 from undye.training.signals import StopSignals
+from undye.training.trackers import check_trackers
 from undye.training.trainer import NonFiniteError, Trainer
 from undye.training.window import Sums, Window
-from undye.training.world import LOST, World
+from undye.world import LOST, World
 
 PREVIEW_SHARE = 0.1
 """The most of a time budget that goes into sample grids."""
-DECODERS = 4
-"""Batches prepared ahead where images are decoded as they are needed."""
+MAX_WORKERS = 8
+"""Threads that decode images as they are needed, unless another number is asked for."""
 
 
 class Interrupted(Exception):
@@ -95,15 +98,27 @@ def run(
         Interrupted: after a signal, when the state is saved.
     """
     world = World(device)
+    world.agreed(lambda: check_trackers(config))
     folder = RunFolder(Path(out))
     config = with_absolute_paths(config)
-    check_processes(config, world)
+    world.agreed(lambda: check_processes(config, world))
     told = list(listeners) if world.is_main else []
-    with folder.locked() if world.is_main else nullcontext():
-        plan = world.on_main(lambda: make_plan(config, folder, resume, told))
+    with ExitStack() as held:
+
+        def begin() -> Plan:
+            held.enter_context(folder.locked())
+            return make_plan(config, folder, resume, told)
+
+        plan = world.on_main(begin)
         if plan.finished is not None:
             return plan.finished
-        return _Session(plan, folder, world, told).run()
+        session = _Session(plan, folder, world, told)
+        try:
+            return session.run()
+        except Exception as error:
+            if not isinstance(error, Interrupted):
+                session.tell_failed(error)
+            raise
 
 
 @dataclass(frozen=True)
@@ -123,16 +138,22 @@ def make_plan(config: RunConfig, folder: RunFolder, resume: bool, listeners: Seq
     """
     if not resume or not folder.exists():
         folder.check_new()
+        remove_temporaries(folder.path)
         return Plan(config)
-    config = continue_run(folder.read_config(), config)
-    for part in (folder.path, folder.checkpoints, folder.samples):
+    stored = folder.read_config()
+    # how it is watched may change, but not which images are held out
+    stored = replace(stored, watch=replace(config.watch, held_out=stored.watch.held_out))
+    config = continue_run(stored, config)
+    for part in (folder.path, folder.checkpoints, folder.samples, folder.ema):
         remove_temporaries(part)
-    found = checkpoints(folder.path)
-    if found and is_finished(found[-1], config):
+    previous = newest_whole(folder, listeners)
+    if previous is not None and is_finished(previous, config):
         for listener in listeners:
-            listener(Started(config.training.steps, config.training.steps, (f"{found[-1]} is the end of this run",)))
-        return Plan(config, finished=found[-1])
-    return Plan(config, newest_whole(found, listeners))
+            listener(Started(config.training.steps, config.training.steps, (f"{previous} is the end of this run",)))
+        finish_up(folder, config, previous)
+        return Plan(config, finished=previous)
+    forget_after(folder.ema, int(previous.name) if previous is not None else 0)
+    return Plan(config, previous)
 
 
 def check_processes(config: RunConfig, world: World) -> None:
@@ -156,7 +177,7 @@ def check_processes(config: RunConfig, world: World) -> None:
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The same run, whatever folder it is resumed from."""
     data = config.data
-    if data and data not in NAMED_DATASETS:
+    if data and is_place(data):
         data = str(Path(data).expanduser().absolute())
     init = config.init and str(Path(config.init).expanduser().absolute())
     return replace(config, data=data, init=init)
@@ -171,20 +192,41 @@ def is_finished(checkpoint: Path, config: RunConfig) -> bool:
     return values["planned"] and int(checkpoint.name) >= config.training.steps
 
 
-def newest_whole(found: list[Path], listeners: Sequence[Listener]) -> Path | None:
-    """The newest checkpoint that can be read; those that cannot are moved aside, and that is said."""
-    for path in reversed(found):
+def finish_up(folder: RunFolder, config: RunConfig, last: Path) -> None:
+    """What a run does after its last checkpoint, in case it was killed in between."""
+    rotate(folder, config.checkpoint)
+    if not folder.log.exists() or '"completed": true' not in folder.log.read_text(encoding="utf-8", errors="replace"):
+        step = int(last.name)
+        JsonLog(folder.log, step)(Finished(step, True, read_train_values(last)["elapsed"]))
+
+
+def newest_whole(folder: RunFolder, listeners: Sequence[Listener]) -> Path | None:
+    """The newest checkpoint that can be read; newer ones are moved aside, and that is said. None: there are none.
+
+    Raises:
+        UserError: if there are checkpoints, and none of them can be read; they stay as they are.
+    """
+    damaged: list[tuple[Path, UserError]] = []
+    names = folder.checkpoints.iterdir() if folder.checkpoints.is_dir() else ()
+    for path in sorted((p for p in names if p.name.isdigit()), key=lambda p: int(p.name), reverse=True):
         try:
             load(path)
             load_train_state(path)
         except UserError as error:
-            aside = path.with_name(f"{path.name}.damaged")
+            damaged.append((path, error))
+            continue
+        for broken, error in damaged:
+            aside = broken.with_name(f"{broken.name}.damaged")
             remove(aside)
-            path.rename(aside)
+            broken.rename(aside)
             for listener in listeners:
                 listener(Notice(f"{error}; kept as {aside.name}, going on from the one before"))
-        else:
-            return path
+        return path
+    if damaged:
+        raise UserError(
+            f"no checkpoint in {folder.checkpoints} can be read, the newest because {damaged[0][1]}: bring one back, "
+            "or start again with another --out"
+        )
     return None
 
 
@@ -194,28 +236,22 @@ class _Session:
     def __init__(self, plan: Plan, folder: RunFolder, world: World, listeners: list[Listener]):
         self.folder, self.world, self.listeners, self.previous = folder, world, listeners, plan.previous
         config = plan.config
-        self.source = load_data(config, plan.previous is None, lambda done, total: self.emit(Loading(done, total)))
-        if plan.previous is not None:
-            self.config, denoiser = config, from_config(config.model)
-            check_shape(config.model, self.source)
-        else:
-            self.config, denoiser = build_model(config, self.source)
-        self.window = Window()
+        # what may be wrong is found before the processes exchange anything else, and told once
+        new = plan.previous is None
+        whole = world.agreed(lambda: load_data(config, new, lambda done, total: self.emit(Loading(done, total))))
+        self.source, held = split(whole, config.watch.held_out)
+        self.config, denoiser = world.agreed(lambda: self._model(config, new))
+        self.held_out = world.agreed(lambda: HeldOut.load(self.config, self.source, held))
+        state = world.agreed(lambda: self._state(plan.previous))
+        self.window = Window(self.config.model.schedule.num_steps)
         self.saver = Saver(folder, self.config.checkpoint)
         self.trainer, self.notes = self._trainer(denoiser)
         self.stream = self._stream()
         self.planner: BudgetPlanner | None = None
         spent = 0.0
-        state = None
-        if plan.previous is not None:
-            state = load_train_state(plan.previous)
+        if plan.previous is not None and state is not None:
             spent = state.values["elapsed"]
-            self.window = Window(Sums(**state.values["window"]))
-            if state.values["images"] != len(self.source):
-                raise UserError(
-                    f"the data has {len(self.source):,} images, the run was started on {state.values['images']:,}: "
-                    "give the same data, or start a new run with --init"
-                )
+            self.window = Window(self.window.num_steps, Sums(**state.values["window"]))
             self.trainer.load_state(state.values["step"], state.tensors, read_weights(plan.previous / WEIGHTS))
             self.trainer.skipped = state.values.get("skipped", 0)
         planned = state is None or state.values["planned"]
@@ -224,6 +260,23 @@ class _Session:
             self.planner = BudgetPlanner(self.config.budget_seconds, self.config.training.warmup, spent)
         self.spent = spent
 
+    def _model(self, config: RunConfig, new: bool) -> tuple[RunConfig, Denoiser]:
+        if new:
+            return build_model(config, self.source)
+        check_shape(config.model, self.source)
+        return config, from_config(config.model)
+
+    def _state(self, previous: Path | None) -> TrainState | None:
+        if previous is None:
+            return None
+        state = load_train_state(previous)
+        if state.values["images"] != len(self.source):
+            raise UserError(
+                f"the data has {len(self.source):,} images, the run was started on {state.values['images']:,}: "
+                "give the same data, or start a new run with --init"
+            )
+        return state
+
     def _trainer(self, denoiser: Denoiser) -> tuple[Trainer, list[str]]:
         config, world = self.config, self.world
         device, training = world.device, config.training
@@ -231,7 +284,8 @@ class _Session:
         if precision == "auto":
             asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # what `accelerate launch` was told
             precision = asked if asked in ("bf16", "fp16") else "bf16" if supports_bf16(device) else "fp32"
-        trainer = Trainer(denoiser, build_objective(config), training, config.seed, world, precision)
+        objective, _ = world.agreed(lambda: (build_objective(config), Precision(precision, device)))
+        trainer = Trainer(denoiser, objective, training, config.seed, world, precision)
         size = sum(p.numel() for p in denoiser.parameters())
         height, width = config.model.image_size
         network = f"{config.model.network.kind} network"
@@ -252,9 +306,22 @@ class _Session:
             self.config.seed,
             training.flip,
             labels=self.config.model.num_classes is not None,
-            ahead=0 if isinstance(self.source, ArraySource) else DECODERS,
+            ahead=training.prefetch,
             share=self.world.share(training.batch_size),
+            crop=training.crop,
+            balance=training.balance,
+            workers=self._workers(),
+            pin=self.world.device.type == "cuda",
+            tell=lambda line: self.emit(Notice(line)),
         )
+
+    def _workers(self) -> int:
+        """As many threads as asked; else enough to decode, and none where a thread would only cost time."""
+        if (asked := self.config.training.workers) is not None:
+            return asked
+        if in_memory(self.source):
+            return 1 if self.world.device.type == "cuda" else 0
+        return min(MAX_WORKERS, os.cpu_count() or 1)
 
     def emit(self, event: Event) -> None:
         for listener in self.listeners:
@@ -265,17 +332,19 @@ class _Session:
         if self.world.is_main:
             check_disk(self.folder, self.config, trainer)
             self.folder.write_config(self.config)
-            self.listeners = [*record_keepers(self.folder.path, trainer.step), *self.listeners]
+            keepers = record_keepers(self.folder.path, self.config, trainer.step, self.emit)
+            self.listeners = [*keepers, *self.listeners]
         if trainer.step:
             self.notes.append(f"going on from step {trainer.step:,}")
         self.emit(Started(trainer.step, trainer.total_steps, tuple(self.notes)))
         self.window.start(self.spent)
+        self.catch_up()
         if self.planner is not None:
             self.planner.restart()
         try:
             with StopSignals() as stop:
                 return self.loop(stop)
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, OSError) as error:
             raise self.explained(error) from error
         finally:
             self.saver.close()  # what is being written is finished, whatever happens
@@ -287,8 +356,9 @@ class _Session:
         for event in self._steps():
             self.emit(event)
             done = trainer.total_steps is not None and trainer.step >= trainer.total_steps
-            if (line := self.window.add(event, last=done)) is not None:
+            for line in self.window.add(event, last=done):
                 self.emit(line)
+            self.save_averages(done)  # now: a signal ends the run before `after_step`
             # several processes stop together, at the step at which all of them have heard of it
             received = event.flag if self.world.size > 1 else trainer.flag()
             if received and not done:
@@ -330,13 +400,21 @@ class _Session:
     def explained(self, error: Exception) -> Exception:
         """An error of torch's as words to the user, if it is theirs to mend; else as it is."""
         text = str(error)
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in text or "alloc" in text:
+        # the last two are oneDNN's words for it
+        words = ("not enough memory", "alloc", "could not create a primitive", "could not create a memory")
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in text for word in words):
             return UserError(
                 f"out of memory in step {self.trainer.step + 1}: lower --training.batch-size, raise "
-                f"--training.accumulate, or choose --model.network.checkpointing True; {last_good(self.folder)}"
+                f"--training.accumulate, or choose --model.network.checkpointing; {last_good(self.folder)}"
+            )
+        if isinstance(error, OSError) and error.strerror:
+            what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+            return UserError(
+                f"{what}, after step {self.trainer.step}; {last_good(self.folder)}: make room or mend the disk, and go "
+                "on with --resume"
             )
         if self.world.size > 1 and any(word in text for word in ("onnection", "gloo", "NCCL")):
-            return UserError(f"{LOST}; {last_good(self.folder)}")
+            return UserError(f"{LOST} with --resume; {last_good(self.folder)}")
         return error
 
     def after_step(self, done: bool) -> None:
@@ -346,6 +424,8 @@ class _Session:
             self.plan(self.planner)
         elif step in self.preview_steps():
             self.preview()
+        if self.nll_is_due(done):
+            self.measure()
         if done or step % self.config.checkpoint.every == 0:
             self.save()
 
@@ -360,7 +440,12 @@ class _Session:
             seconds = (planner.elapsed() - before) * min(preview.steps, self.config.model.schedule.num_steps)
             count = min(count, int(PREVIEW_SHARE * planner.budget / seconds))
         step = self.trainer.step
-        total, count = self.world.broadcast((planner.plan(step, seconds * count), count))
+        total = planner.plan(step, seconds * count)
+        if self.held_out is not None:
+            seconds = self.held_out.seconds(self.trainer.ema.model) / self.config.watch.nll_every
+            self.spread_averages()
+            total = step + max(1, int((total - step) / (1 + seconds / planner.seconds_per_step)))
+        total, count = self.world.broadcast((total, count))
         # a shorter warm-up would not be that of the steps already taken: only where it would take most of the run
         warmup = training.warmup if training.warmup <= total // 5 else max(step, total // 10)
         self.config = replace(self.config.with_steps(total, warmup), preview=replace(preview, count=count))
@@ -380,7 +465,14 @@ class _Session:
         n, model = self.config.preview.n, self.config.model
         labels = None if model.num_classes is None else [i % model.num_classes for i in range(n)]
         steps = min(steps, model.schedule.num_steps)
-        return sample(self.trainer.ema.model, n, steps=steps, seed=self.config.seed, label=labels)
+        images = sample(self.trainer.ema.model, n, steps=steps, seed=self.config.seed, label=labels)
+        self.spread_averages()
+        return images
+
+    def spread_averages(self) -> None:
+        """Spread the averages over the processes again (fsdp): only a backward pass would, and they have none."""
+        if self.trainer.spread:
+            self.trainer.ema.model.network.reshard()  # pyrefly: ignore
 
     def preview(self) -> None:
         """Write a grid of samples."""
@@ -392,6 +484,40 @@ class _Session:
             return
         save_png(enlarge(make_grid(images)), path)
         self.emit(Previewed(self.trainer.step, path))
+
+    def nll_is_due(self, done: bool) -> bool:
+        """Whether the held-out images are to be measured after this step; not while a budget is being timed."""
+        if self.held_out is None or self.planner is not None:
+            return False
+        return done or self.trainer.step % self.config.watch.nll_every == 0
+
+    def measure(self) -> None:
+        """Measure the averaged weights on the held-out images; that changes nothing in the run."""
+        if not self.world.is_main and not self.trainer.spread:
+            return  # with the weights spread over the processes, all of them have to compute
+        assert self.held_out is not None
+        try:
+            event = self.held_out.measure(self.trainer.ema.model, self.trainer.step)
+        except UserError as error:
+            event = Notice(f"step {self.trainer.step}: the held-out images could not be measured: {error}")
+        self.spread_averages()
+        self.emit(event)
+
+    def catch_up(self) -> None:
+        """Draw and measure what is due at the step that is resumed from: a signal saves at once, before such things."""
+        log, grid = self.folder.log, self.folder.samples / f"{self.trainer.step:08d}.png"
+        if (
+            self.trainer.step
+            and self.trainer.step in self.preview_steps()
+            and self.world.on_main(lambda: not grid.exists())
+        ):
+            self.preview()
+        if (
+            self.trainer.step
+            and self.nll_is_due(False)
+            and self.world.on_main(lambda: not measured_at(log, self.trainer.step))
+        ):
+            self.measure()
 
     def about(self) -> dict[str, Any]:
         """What a checkpoint says of how it was made."""
@@ -429,7 +555,26 @@ class _Session:
             "window": self.window.sums(),
         }
         config, size = self.config.model, count_weights(trainer.denoiser)
+        self.tell_saved(wait=True)  # so that of all checkpoints only the newest may lack its line in the log
         self.saver.save(trainer.step, Snapshot(config, weights, size, TrainState(tensors, values), self.about()))
+
+    def save_averages(self, done: bool) -> None:
+        """Have a snapshot for post-hoc EMA written, where one is due."""
+        trainer = self.trainer
+        due = done or trainer.step % self.config.training.ema_every == 0
+        if trainer.power_ema is None or not due or not (self.world.is_main or trainer.spread):
+            return
+        networks = trainer.power_ema.network_states(trainer.denoiser.network)
+        if self.world.is_main:
+            apart = ("ema_decay", "training_loss")  # of the paper's average, and of its checkpoint
+            about = {k: v for k, v in self.about().items() if k not in apart}
+            self.saver.save_averages(Averages(trainer.step, networks, self.config.model, about))
+
+    def tell_failed(self, error: Exception) -> None:
+        """Let every listener know that the run has ended, whatever state they are in."""
+        for listener in self.listeners:
+            with suppress(Exception):
+                listener(Failed(self.trainer.step, " ".join(str(error).split())))
 
     def tell_saved(self, wait: bool = False) -> None:
         """Report the checkpoints that have been written; `wait` for those that have not."""
@@ -444,7 +589,11 @@ def check_disk(folder: RunFolder, config: RunConfig, trainer: Trainer) -> None:
         UserError: if they will not.
     """
     # the averages, the weights and up to two moments; one more than is kept while the next one is written
-    needed = 4 * sum(p.numel() * p.element_size() for p in trainer.denoiser.parameters()) * (config.checkpoint.keep + 1)
+    size = sum(p.numel() * p.element_size() for p in trainer.denoiser.parameters())
+    training, lengths = config.training, len(config.training.ema_stds)
+    needed = (4 + 2 * lengths) * size * (config.checkpoint.keep + 1)  # those for post-hoc EMA are in float64
+    if trainer.total_steps is not None:
+        needed += lengths * size * ((trainer.total_steps - trainer.step) // training.ema_every + 1)
     free = shutil.disk_usage(folder.path).free
     if free < needed:
         raise UserError(

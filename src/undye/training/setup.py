@@ -33,7 +33,13 @@ def load_data(config: RunConfig, new: bool = True, progress: Callable[[int, int]
         size = size or initial.image_size
         channels = channels or (1 if initial.channels == 1 else 3)
     return load_images(
-        config.data, image_size=size, channels=channels, labels=config.labels, upscale=config.upscale, progress=progress
+        config.data,
+        image_size=size,
+        channels=channels,
+        labels=config.labels,
+        upscale=config.upscale,
+        progress=progress,
+        decode_late=config.training.crop == "random",
     )
 
 

@@ -15,13 +15,13 @@ from undye.errors import UserError
 from undye.keyed import Stream
 from undye.objective import Draw, Objective
 from undye.training.batches import Batch
-from undye.training.ema import EMA
+from undye.training.ema import EMA, PowerEMA
 from undye.training.events import StepDone
 from undye.training.optimizers import make_optimizers
 from undye.training.parallel import Losses, put, replicate, shard, whole
 from undye.training.precision import Precision
 from undye.training.run import TrainingConfig
-from undye.training.world import World
+from undye.world import World
 
 SKIPS_IN_A_ROW = 100
 """Steps without finite numbers, one after another, after which a run that skips them stops all the same."""
@@ -77,6 +77,8 @@ class Trainer:
         if self.spread:
             shard(self.denoiser, self.world)
             shard(self.ema.model, self.world)
+        stds = self.config.ema_stds
+        self.power_ema = PowerEMA(self.denoiser.network, stds) if stds else None
         losses = Losses(self.denoiser, self.objective)
         self._losses: nn.Module = losses if self.spread else replicate(losses, self.world)
         if self.config.compile:
@@ -137,6 +139,8 @@ class Trainer:
         self.step += 1
         if finite:
             self.ema.update(self.denoiser, self.step)
+        if self.power_ema is not None:
+            self.power_ema.update(self.denoiser.network, self.step)
         return StepDone(self.step, loss, lr, norm, len(t), t, losses, skipped=not finite, flag=flag)
 
     def _skip(self, what: str, t: Tensor, losses: Tensor) -> None:
@@ -161,7 +165,8 @@ class Trainer:
             part = slice(k * size, (k + 1) * size)
             examples = batch.examples[part]
             draw = self.draw(batch.x_0.shape[1:], examples)
-            x_0 = batch.x_0[part].to(self.world.device, self.precision.weights, memory_format=torch.channels_last)
+            x_0 = batch.x_0[part].to(self.world.device, non_blocking=True)
+            x_0 = x_0.to(self.precision.weights, memory_format=torch.channels_last)
             label = None if batch.label is None else batch.label[part].to(self.world.device)
             torch.manual_seed(dropout_seed(self.seed, self.step, int(examples[0])))
             with self._between(last=k == parts - 1):
@@ -211,6 +216,8 @@ class Trainer:
                     state[f"optimizer.{key}.{name}"] = whole(value)
         state.update({f"timesteps.{k}": v for k, v in self.objective.timesteps.state().items()})
         state.update({f"scaler.{k}": v for k, v in self.precision.state().items()})
+        if self.power_ema is not None:
+            state.update({f"power_ema.{k}": v for k, v in self.power_ema.state().items()})
         return state
 
     def ema_weights(self) -> dict[str, Tensor]:
@@ -237,6 +244,8 @@ class Trainer:
             raise UserError("the training state has no history of losses for importance: the checkpoint is damaged")
         self.objective.timesteps.load_state(remembered)
         self.precision.load_state(_part(state, "scaler."))
+        if self.power_ema is not None:
+            self.power_ema.load_state(_part(state, "power_ema."))
 
     def _load(self, module: nn.Module, weights: dict[str, Tensor]) -> None:
         if not self.spread:

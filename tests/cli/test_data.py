@@ -1,0 +1,62 @@
+"""`undye data pack` and `undye data verify`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from undye.cli.main import main
+from undye.data import load_images
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "x.npz", images=np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8))
+    return tmp_path / "x.npz"
+
+
+def test_pack_and_verify(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "x.pack"
+    assert main(["data", "pack", str(images), "--out", str(out), "--image-size", "4", "--channels", "1"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{out}: 5 images 4x4x1 (sha256 ")
+    assert load_images(out).image_size == (4, 4)
+    assert main(["data", "verify", str(out)]) == 0
+    assert said.split("sha256 ")[1][:16] in capsys.readouterr().out
+    content = bytearray(out.read_bytes())
+    content[-20] ^= 1
+    out.write_bytes(content)
+    assert main(["data", "verify", str(out)]) == 2
+    assert "pack the data again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["pack", "nowhere", "--out", "x.pack"], "no data set, folder or file named nowhere"),
+        (["pack", "fashion-mini"], "no --out"),
+        (["pack", "fashion-mini", "--out", "x.zip"], "ends in .pack"),
+        (["pack", "fashion-mini", "--out", "x.pack", "--image-size", "a"], "an image size is written"),
+        (["pack", "fashion-mini", "--out", "x.pack", "--image-size", "99"], "--upscale"),
+        (["verify", "nowhere.pack"], "No such file"),
+        (["unpack"], "there are data pack and data verify"),
+    ],
+)
+def test_mistakes_are_one_line(
+    args: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", *args]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "--help"]) == 0
+    assert main(["data"]) == 2
+    with pytest.raises(SystemExit) as stop:
+        main(["data", "pack", "--help"])
+    assert stop.value.code in (0, None)
+    assert "--image-size" in capsys.readouterr().out
