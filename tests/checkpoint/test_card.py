@@ -124,3 +124,12 @@ def test_the_training_run_fills_it(tmp_path: Path):
     loss = json.loads((folder / "config.json").read_text())["about"]["training_loss"]
     assert f"| training loss | {loss} |" in text
     assert 0 < loss < 10
+
+
+def test_a_fine_tuned_model_says_what_it_started_from(tmp_path: Path):
+    start = Denoiser.from_config(ModelConfig(network=NETWORK, image_size=(28, 28), channels=1))
+    save(tmp_path / "start", start, about={"license": "cc-by-4.0"})
+    undye.train("fashion-mini", tmp_path / "run", init=tmp_path / "start", steps=1, listeners=[])
+    text = (tmp_path / "run" / "checkpoints" / "1" / CARD).read_text()
+    assert "| init | start |" in text
+    assert 'license: "cc-by-4.0"' in text

@@ -34,8 +34,9 @@ from undye.errors import UserError
 from undye.objective import SimpleObjective
 from undye.training.events import Event, Notice, StepDone
 from undye.training.folder import RunFolder
+from undye.training.plan import newest_whole
 from undye.training.run import RunConfig
-from undye.training.session import Interrupted, newest_whole, run
+from undye.training.session import Interrupted, run
 
 Listen = Callable[[Event], None]
 
@@ -436,7 +437,7 @@ def test_a_damaged_config_file(stopped: Path, tmp_path: Path, content: str) -> N
 def test_a_log_that_is_damaged_or_gone_goes_on(stopped: Path, tmp_path: Path) -> None:
     """Whole lines stay; what is none is dropped."""
     whole = (stopped / "log.jsonl").read_text().splitlines()
-    for name, content in (("list", b'[1]\n3\n{"event": "log'), ("gone", None)):
+    for name, content in (("list", b'[1]\n3\n{"event": "log'), ("bytes", b"\xff\xfe{}\n"), ("gone", None)):
         out = tmp_path / name
         shutil.copytree(stopped, out)
         log = out / "log.jsonl"

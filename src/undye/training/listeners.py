@@ -34,7 +34,8 @@ class JsonLog:
         """Lines beyond the step that the run resumes from are dropped: those steps will be taken again."""
         self.path, self.step = path, resumed_at
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if _keep(line, resumed_at)]
+            text = path.read_text(encoding="utf-8", errors="replace")
+            lines = [line for line in text.splitlines() if _keep(line, resumed_at)]
             saved = {"event": "saved", "step": resumed_at, "path": f"checkpoints/{resumed_at}"}
             if resumed_at and json.dumps(saved) not in lines:
                 lines.append(json.dumps(saved))  # killed between the checkpoint and its line
@@ -71,7 +72,7 @@ def _keep(line: str, resumed_at: int) -> bool:
 
 def measured_at(log: Path, step: int) -> bool:
     """Whether the log holds a measurement of this step."""
-    lines = log.read_text().splitlines() if log.exists() else []
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     records = [json.loads(line) for line in lines if '"measured"' in line]
     return any(record["event"] == "measured" and record["step"] == step for record in records)
 

@@ -2,10 +2,9 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -13,25 +12,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from undye.checkpoint.load import load
 from undye.checkpoint.native import (
     WEIGHTS,
     Snapshot,
     TrainState,
     count_weights,
     load_train_state,
-    read_train_values,
     read_weights,
 )
-from undye.data.names import is_place
 from undye.denoiser import Denoiser
 from undye.device import supports_bf16
 from undye.errors import SaidElsewhereError, UserError
-from undye.files import remove, remove_temporaries, write_text
+from undye.files import write_text
 from undye.pictures import enlarge, make_grid, save_png
 from undye.sampling import sample
 from undye.training.batches import BatchStream
 from undye.training.budget import BudgetPlanner
+from undye.training.checks import check_disk, check_processes
 from undye.training.events import (
     BudgetSet,
     Event,
@@ -45,14 +42,15 @@ from undye.training.events import (
     Started,
     StepDone,
 )
-from undye.training.folder import RunFolder, continue_run
+from undye.training.folder import RunFolder
 from undye.training.held_out import HeldOut, in_memory, split
-from undye.training.listeners import JsonLog, measured_at, record_keepers
-from undye.training.posthoc import Averages, forget_after
+from undye.training.listeners import measured_at, record_keepers
+from undye.training.plan import Plan, make_plan, with_absolute_paths
+from undye.training.posthoc import Averages
 from undye.training.precision import Precision
 from undye.training.run import RunConfig
-from undye.training.saver import Saver, last_good, rotate
-from undye.training.setup import build_model, build_objective, check_shape, from_config, load_data
+from undye.training.saver import Saver, last_good
+from undye.training.setup import build_model, build_objective, check_shape, from_config, license_of, load_data
 from undye.training.signals import StopSignals
 from undye.training.trackers import check_trackers
 from undye.training.trainer import NonFiniteError, Trainer
@@ -119,115 +117,6 @@ def run(
             if not isinstance(error, Interrupted):
                 session.tell_failed(error)
             raise
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What there is to do. previous: the checkpoint to go on from; finished: the run's last one, if it is there."""
-
-    config: RunConfig
-    previous: Path | None = None
-    finished: Path | None = None
-
-
-def make_plan(config: RunConfig, folder: RunFolder, resume: bool, listeners: Sequence[Listener]) -> Plan:
-    """Look at the run's folder, and tidy what an interrupted run left in it.
-
-    Raises:
-        UserError: if there is something in the way, or a run with other settings.
-    """
-    if not resume or not folder.exists():
-        folder.check_new()
-        remove_temporaries(folder.path)
-        return Plan(config)
-    stored = folder.read_config()
-    # how it is watched may change, but not which images are held out
-    stored = replace(stored, watch=replace(config.watch, held_out=stored.watch.held_out))
-    config = continue_run(stored, config)
-    for part in (folder.path, folder.checkpoints, folder.samples, folder.ema):
-        remove_temporaries(part)
-    previous = newest_whole(folder, listeners)
-    if previous is not None and is_finished(previous, config):
-        for listener in listeners:
-            listener(Started(config.training.steps, config.training.steps, (f"{previous} is the end of this run",)))
-        finish_up(folder, config, previous)
-        return Plan(config, finished=previous)
-    forget_after(folder.ema, int(previous.name) if previous is not None else 0)
-    return Plan(config, previous)
-
-
-def check_processes(config: RunConfig, world: World) -> None:
-    """Make sure that a batch can be split as it is asked.
-
-    Raises:
-        UserError: if it cannot.
-    """
-    training = config.training
-    parts = world.size * training.accumulate
-    if training.batch_size % parts:
-        ways = f"{world.size} processes" if world.size > 1 else "one process"
-        raise UserError(
-            f"a batch of {training.batch_size} cannot be split over {ways} in {training.accumulate} parts each: choose "
-            f"--training.batch-size a multiple of {parts}"
-        )
-    if training.parallel == "fsdp" and training.optimizer == "muon" and world.size > 1:
-        raise UserError("Muon needs whole weights: choose --training.optimizer adam with --training.parallel fsdp")
-
-
-def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """The same run, whatever folder it is resumed from."""
-    data = config.data
-    if data and is_place(data):
-        data = str(Path(data).expanduser().absolute())
-    init = config.init and str(Path(config.init).expanduser().absolute())
-    return replace(config, data=data, init=init)
-
-
-def is_finished(checkpoint: Path, config: RunConfig) -> bool:
-    """Whether a checkpoint is the last one of its run."""
-    try:
-        values = read_train_values(checkpoint)
-    except UserError:
-        return False
-    return values["planned"] and int(checkpoint.name) >= config.training.steps
-
-
-def finish_up(folder: RunFolder, config: RunConfig, last: Path) -> None:
-    """What a run does after its last checkpoint, in case it was killed in between."""
-    rotate(folder, config.checkpoint)
-    if not folder.log.exists() or '"completed": true' not in folder.log.read_text(encoding="utf-8", errors="replace"):
-        step = int(last.name)
-        JsonLog(folder.log, step)(Finished(step, True, read_train_values(last)["elapsed"]))
-
-
-def newest_whole(folder: RunFolder, listeners: Sequence[Listener]) -> Path | None:
-    """The newest checkpoint that can be read; newer ones are moved aside, and that is said. None: there are none.
-
-    Raises:
-        UserError: if there are checkpoints, and none of them can be read; they stay as they are.
-    """
-    damaged: list[tuple[Path, UserError]] = []
-    names = folder.checkpoints.iterdir() if folder.checkpoints.is_dir() else ()
-    for path in sorted((p for p in names if p.name.isdigit()), key=lambda p: int(p.name), reverse=True):
-        try:
-            load(path)
-            load_train_state(path)
-        except UserError as error:
-            damaged.append((path, error))
-            continue
-        for broken, error in damaged:
-            aside = broken.with_name(f"{broken.name}.damaged")
-            remove(aside)
-            broken.rename(aside)
-            for listener in listeners:
-                listener(Notice(f"{error}; kept as {aside.name}, going on from the one before"))
-        return path
-    if damaged:
-        raise UserError(
-            f"no checkpoint in {folder.checkpoints} can be read, the newest because {damaged[0][1]}: bring one back, "
-            "or start again with another --out"
-        )
-    return None
 
 
 class _Session:
@@ -535,7 +424,8 @@ class _Session:
             "flip": training.flip,
             "seed": self.config.seed,
             "training_loss": None if loss is None else round(loss, 6),
-            "license": self.config.license,
+            "init": self.config.init and Path(self.config.init).name,
+            "license": license_of(self.config),
         }
 
     def save(self) -> None:
@@ -580,23 +470,3 @@ class _Session:
         """Report the checkpoints that have been written; `wait` for those that have not."""
         for step, path in self.saver.written(wait):
             self.emit(Saved(step, path))
-
-
-def check_disk(folder: RunFolder, config: RunConfig, trainer: Trainer) -> None:
-    """Make sure that the checkpoints will find room.
-
-    Raises:
-        UserError: if they will not.
-    """
-    # the averages, the weights and up to two moments; one more than is kept while the next one is written
-    size = sum(p.numel() * p.element_size() for p in trainer.denoiser.parameters())
-    training, lengths = config.training, len(config.training.ema_stds)
-    needed = (4 + 2 * lengths) * size * (config.checkpoint.keep + 1)  # those for post-hoc EMA are in float64
-    if trainer.total_steps is not None:
-        needed += lengths * size * ((trainer.total_steps - trainer.step) // training.ema_every + 1)
-    free = shutil.disk_usage(folder.path).free
-    if free < needed:
-        raise UserError(
-            f"{folder.path} has {free / 1e9:.1f} GB left, and checkpoints will need {needed / 1e9:.1f} GB: make room, "
-            "or choose another --out"
-        )

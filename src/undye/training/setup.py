@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import torch
 
-from undye.checkpoint.load import load
+from undye.checkpoint.card import UNKNOWN_LICENSE, read_license
+from undye.checkpoint.load import is_foreign, load
+from undye.checkpoint.native import find_checkpoint
 from undye.config import ModelConfig
 from undye.data import load_images
 from undye.data.source import ImageSource
@@ -93,6 +96,17 @@ def build_objective(config: RunConfig) -> Objective:
     kind = HybridObjective if training.objective == "hybrid" else SimpleObjective
     weighting = VLB(model.variance) if training.weighting == "vlb" else WEIGHTINGS[training.weighting]()
     return kind(timesteps=timesteps, label_drop=training.label_drop, distance=training.distance, weighting=weighting)
+
+
+def license_of(config: RunConfig) -> str:
+    """That of the run's weights: what is said, else what the model that it started from says."""
+    if config.license != UNKNOWN_LICENSE or config.init is None:
+        return config.license
+    source = Path(config.init)
+    if not source.is_dir():
+        return config.license
+    folder = source if is_foreign(source) else find_checkpoint(source)
+    return read_license(folder) or config.license
 
 
 def from_config(model: ModelConfig) -> Denoiser:
