@@ -36,8 +36,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/pyrefly check
 	$(BIN)/lint-imports
 
+# each test computes on one thread, so two of them at a time is what two cores are for
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow --timeout 3600

@@ -10,6 +10,7 @@ rounds, by the network's largest kind of layer alone.
 import argparse
 import copy
 import platform
+import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -101,7 +102,7 @@ def main() -> None:
         "channels_last training": training(theirs_last, ours_x, t),
         "convolution": convolution(args.batch),
     }  # fmt: skip
-    rounds = take_turns(contenders, args.rounds)
+    rounds = take_turns(contenders, args.rounds, time.process_time)
 
     def over(a: str, b: str) -> str:
         ratios = [r[a] / r[b] for r in rounds]
@@ -119,11 +120,12 @@ def main() -> None:
             f"`{command}`, torch {torch.__version__}, {platform.machine()}, float32.",
             "35,746,307 weights, the same in both; outputs differ by less than 1e-5. Shares are of the rate of a",
             f"{CHANNELS}-channel 3x3 convolution at {SIDE}x{SIDE}, measured in the same rounds (a training step counts",
-            "as three forward passes). Medians and ranges over the rounds. diffusers as it comes (contiguous weights), and with",
-            "the layout that undye gives its own (channels_last), which its users may ask for.",
+            "as three forward passes). CPU seconds; medians and ranges over the rounds. diffusers as it comes",
+            "(contiguous weights), and in the layout that undye gives its own (channels_last), which its users may",
+            "ask for.",
             "",
-            "| | undye's time over diffusers' | over diffusers' in channels_last | share of the convolution rate: undye | "
-            "diffusers | in channels_last |",
+            "| | undye's time over diffusers' | over diffusers' in channels_last | share of the convolution rate: "
+            "undye | diffusers | in channels_last |",
             "|---|---|---|---|---|---|",
             *(
                 f"| {label} | {over(f'undye {what}', f'diffusers {what}')} "

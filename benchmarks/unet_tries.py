@@ -7,6 +7,7 @@ compute the network: they say what the best possible version of that part could 
 """
 
 import argparse
+import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -178,7 +179,7 @@ def main() -> None:
     fused = {"fused": True}
     contenders |= {f"{name}|training": training(network, x, t, fused) for name, network in networks.items()}
     contenders |= {f"{name}|training": training(build(), x, t, adam) for name, adam in ADAMS.items()}
-    rounds = take_turns(contenders, args.rounds)
+    rounds = take_turns(contenders, args.rounds, time.process_time)
 
     def over(name: str, what: str) -> str:
         if f"{name}|{what}" not in contenders:
@@ -194,7 +195,7 @@ def main() -> None:
             f"`python -m benchmarks.unet_tries --rounds {args.rounds} --batch {args.batch} --threads {args.threads}"
             f"{compiled}`,",
             f"torch {torch.__version__}, float32. Time over that of the network as it is (channels_last, fused Adam);",
-            "medians and ranges over the rounds. A bound leaves its part out: no version of it can bring more.",
+            "CPU seconds, medians and ranges over the rounds. A bound leaves its part out: none brings more.",
             "",
             "| try | forward | training step |",
             "|---|---|---|",

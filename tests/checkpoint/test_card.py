@@ -73,12 +73,21 @@ def test_without_a_licence_it_says_so(tmp_path):
         ("license: mit\n", None),
         ("---\nlicense: mit\n", None),
         ("---\nlicense:\n---\n", None),
+        ('---\nlicense: "a \\"b\\" \\u00e9"\n---\n', 'a "b" é'),
+        ("---\nlicense: 'it''s mine'\n---\n", "it's mine"),
+        ('---\nlicense: "open\n---\n', "open"),
         ("", None),
     ],
 )
 def test_a_licence_is_read_from_the_head_of_a_card(text, said, tmp_path):
-    (tmp_path / CARD).write_text(text)
+    (tmp_path / CARD).write_text(text, encoding="utf-8")
     assert read_license(tmp_path) == said
+
+
+@pytest.mark.parametrize("license", ['My "own" licence é', "a\\b\nc", "\u2028", "'quoted'", "a: b # c"])
+def test_a_licence_comes_back_as_it_was_given(license, tmp_path):
+    save(tmp_path / "m", model(), about={"license": license})
+    assert read_license(tmp_path / "m") == license
 
 
 def test_metrics_go_into_the_card_and_replace_their_like(tmp_path):

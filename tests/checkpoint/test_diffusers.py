@@ -39,10 +39,15 @@ VARIETY = [
     {"channels": 1, "image_size": (16, 24)},
     {"prediction": "v", "schedule": ScheduleConfig(name="cosine", num_steps=500), "variance": "fixed_small"},
     {"prediction": "x_0", "schedule": ScheduleConfig(name="scaled_linear", beta_start=0.00085, beta_end=0.012)},
-    {"variance": "learned_range", "schedule": ScheduleConfig(rescale_betas=True, num_steps=250), "clip_x_0": False},
+    {"schedule": ScheduleConfig(rescale_betas=True, num_steps=250), "clip_x_0": False},
     {"schedule": ScheduleConfig(name="sqrt", num_steps=100)},
+    {"schedule": ScheduleConfig(name="sqrt", num_steps=100, beta_start=1e-3, beta_end=0.04)},
     {"prediction": "v", "schedule": ScheduleConfig(zero_terminal_snr=True)},
     {"schedule": ScheduleConfig(name="sigmoid")},
+    {"schedule": ScheduleConfig(name="sigmoid", num_steps=100, beta_start=1e-3, beta_end=0.04)},
+    {"schedule": ScheduleConfig(name="sigmoid", num_steps=250, rescale_betas=True)},
+    {"schedule": ScheduleConfig(name="sigmoid", zero_terminal_snr=True), "prediction": "v"},
+    {"schedule": ScheduleConfig(name="sigmoid_alpha_bar", num_steps=200)},
 ]
 
 
@@ -64,7 +69,15 @@ def test_there_and_back_again_byte_for_byte(options, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"clip_x_0": False}, {"prediction": "v"}, {"channels": 1, "image_size": (16, 24)}]
+    "options",
+    [
+        {},
+        {"clip_x_0": False},
+        {"prediction": "v"},
+        {"channels": 1, "image_size": (16, 24)},
+        {"schedule": ScheduleConfig(name="sigmoid")},
+        {"schedule": ScheduleConfig(name="sqrt"), "prediction": "x_0"},
+    ],
 )
 def test_their_pipelines_draw_our_images(options, tmp_path):
     """DDIMPipeline.from_pretrained, none of our code, the same x_T: the images of undye's DDIM to 1e-4."""
@@ -83,8 +96,11 @@ def test_their_pipelines_draw_our_images(options, tmp_path):
     np.testing.assert_allclose(np.asarray(theirs).reshape(expected.shape), expected, rtol=0, atol=1e-4)
 
 
-def test_their_ancestral_pipeline_loads_too(tmp_path):
-    pipeline = DDPMPipeline.from_pretrained(export_diffusers(model(), tmp_path / "m"))
+@pytest.mark.parametrize("schedule", ["linear", "sigmoid"])
+def test_their_ancestral_pipeline_loads_too(schedule, tmp_path):
+    ours = model(schedule=ScheduleConfig(name=schedule))
+    pipeline = DDPMPipeline.from_pretrained(export_diffusers(ours, tmp_path / "m"))
+    torch.testing.assert_close(pipeline.scheduler.betas.double(), ours.schedule.beta[1:], rtol=1e-5, atol=1e-8)
     pipeline.set_progress_bar_config(disable=True)
     assert isinstance(pipeline.scheduler, DDPMScheduler)
     assert pipeline.scheduler.config.variance_type == "fixed_large"
@@ -129,6 +145,95 @@ def test_what_their_library_saves_loads_here(scheduler, expected, tmp_path):
         assert getattr(denoiser.config, key) == value
     betas = scheduler.betas.double()
     torch.testing.assert_close(denoiser.schedule.beta[1:], betas, rtol=1e-5, atol=1e-8)
+
+
+def test_a_learned_variance_is_read_though_not_written(tmp_path):
+    network = theirs(out_channels=6)
+    DDPMPipeline(network, DDPMScheduler(variance_type="learned_range")).save_pretrained(tmp_path / "m")
+    denoiser = undye.load(tmp_path / "m")
+    assert denoiser.config.variance == "learned_range"
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([1, 900])
+    with torch.no_grad():
+        value, learned = denoiser.predict(x, t)
+        expected = network(x, t - 1).sample
+    torch.testing.assert_close(torch.cat([value, 2 * learned - 1], dim=1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_steps_that_undye_does_not_take_are_noted(tmp_path):
+    scheduler = DDIMScheduler(set_alpha_to_one=False, steps_offset=1, timestep_spacing="trailing")
+    DDPMPipeline(theirs(), DDPMScheduler()).save_pretrained(tmp_path / "m")
+    scheduler.save_config(tmp_path / "m" / "scheduler")
+    (note,) = [n for n in read_foreign(tmp_path / "m", Settings()).notes if "steps" in n]
+    assert note == "steps_offset '1', set_alpha_to_one 'False': ignored, undye's samplers choose their steps themselves"
+    DDIMScheduler(timestep_spacing="trailing").save_config(tmp_path / "m" / "scheduler")
+    assert not any("steps" in n for n in read_foreign(tmp_path / "m", Settings()).notes)
+
+
+@pytest.mark.parametrize("suffix", [".fp16.safetensors", ".non_ema.bin"])
+def test_a_variant_alone_is_read(suffix, tmp_path):
+    network = theirs()
+    variant, safe = suffix[1:].split(".")[0], suffix.endswith("safetensors")
+    network.save_pretrained(tmp_path / "m", variant=variant, safe_serialization=safe)
+    (path,) = (tmp_path / "m").glob(f"*{suffix}")
+    same(undye.load(tmp_path / "m"), network)
+    shutil.copy(path, tmp_path / "m" / "diffusion_pytorch_model.other.safetensors")
+    with pytest.raises(undye.UserError, match=r"no diffusion_pytorch_model.bin, but .*other.*: rename the one to read"):
+        undye.load(tmp_path / "m")
+    for file in (tmp_path / "m").glob("diffusion*"):
+        file.unlink()
+    with pytest.raises(undye.UserError, match=r"no diffusion_pytorch_model.bin, nor a variant"):
+        undye.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_shards_are_read_together(safe, tmp_path):
+    network = theirs()
+    network.save_pretrained(tmp_path / "m", max_shard_size="200KB", safe_serialization=safe)
+    assert len(list((tmp_path / "m").glob("*-of-*"))) > 1
+    same(undye.load(tmp_path / "m"), network)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda d: d.pop("weight_map"), "has no weight_map"),
+        (lambda d: d.update(weight_map={}), "has no weight_map"),
+        (lambda d: d.update(weight_map={"a": 3}), "has no weight_map"),
+        (lambda d: d.update(weight_map={"a": "../m/config.json"}), "no name of a file beside it"),
+        (lambda d: d.update(weight_map={"a": "\0"}), "no name of a file beside it"),
+        (lambda d: d.update(weight_map={"a": ".."}), "which is missing"),
+        (lambda d: d.update(weight_map={"a": "none.safetensors"}), "'none.safetensors', which is missing"),
+        (lambda d: d.update(weight_map=dict(list(d["weight_map"].items())[:1])), "weight '.*' is missing"),
+    ],
+)
+def test_an_index_that_is_wrong(change, says, tmp_path):
+    theirs().save_pretrained(tmp_path / "m", max_shard_size="200KB")
+    (path,) = (tmp_path / "m").glob("*.index.json")
+    index = json.loads(path.read_text())
+    change(index)
+    path.write_text(json.dumps(index))
+    with pytest.raises(undye.UserError, match=says):
+        undye.load(tmp_path / "m")
+
+
+def test_a_damaged_folder_of_theirs_is_not_spoken_of_as_our_checkpoint(good, tmp_path):
+    for file in (UNET, SCHEDULER, "unet/diffusion_pytorch_model.safetensors"):
+        shutil.copytree(good, tmp_path / "m")
+        for content in ("version https://git-lfs.github.com/spec/v1\n", "{"):
+            (tmp_path / "m" / file).write_text(content)
+            with pytest.raises(undye.UserError, match=r"git-lfs|damaged|a text file") as error:
+                undye.load(tmp_path / "m")
+            assert "checkpoint" not in str(error.value)
+        shutil.rmtree(tmp_path / "m")
+
+
+def test_the_licence_goes_round(tmp_path):
+    """What the card of their folder says is said by what is exported from it, letter for letter."""
+    license = 'My "own" licence é\u2028\\n'
+    export_diffusers(model(), tmp_path / "a", license)
+    assert read_foreign(tmp_path / "a", Settings()).license == license
+    undye.export(tmp_path / "a", "diffusers", tmp_path / "b")
+    assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
 @pytest.mark.parametrize("safe", [True, False])
@@ -249,7 +354,8 @@ def test_settings_of_the_user(tmp_path):
         ({"num_classes": 3}, "class"),
         ({"prediction": "mu"}, "predicts mu"),
         ({"image_size": (15, 16), "network": replace(NETWORK)}, "no multiple of 2"),
-        ({"variance": "learned"}, "learned"),
+        ({"variance": "learned"}, "DDIMPipeline cannot sample a model with a learned variance"),
+        ({"variance": "learned_range"}, "DDIMPipeline cannot sample a model with a learned variance"),
     ],
 )
 def test_what_they_cannot_express_is_an_error_and_nothing_is_written(options, says, tmp_path):

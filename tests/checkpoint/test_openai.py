@@ -1,5 +1,6 @@
 """.pt files of OpenAI's projects: what their weights show is read off them, the rest is asked for or noted."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.golden.openai_models import LABELS, MODELS, NUM_CLASSES, TIMES, image
 from undye.checkpoint.imported import Settings
 from undye.checkpoint.load import read_foreign
 from undye.networks.names_openai import from_openai_flags, openai_name
+from undye.networks.spec import UNetSpec
 
 WITH_WEIGHTS_BETWEEN_LEVELS = [name for name in MODELS if "pool" not in name]
 
@@ -107,7 +109,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (lambda w: w.update({"time_embed.2.bias": torch.zeros(3)}), "'time_embed.2.bias' has shape"),
         (lambda w: w.update({"input_blocks.0.0.weight": torch.zeros(32, 4, 3, 3)}), "shape|channels"),
         (lambda w: w.clear(), "not a model that undye knows .it holds no named tensors."),
-        (lambda w: w.update(state={"step": 3}), "state dict"),
+        (lambda w: w.update(state={"step": 3}), "no state dict.*'state' is of type dict"),
     ],
 )
 def test_wrong_keys_and_shapes_are_named(tiny, tmp_path, change, says):
@@ -126,11 +128,24 @@ def test_wrong_keys_and_shapes_are_named(tiny, tmp_path, change, says):
         ({"noise_schedule": "cubic"}, "cubic"),
         ({"diffusion_steps": "0"}, "at least 1 step"),
         ({"colour": "red"}, "no such setting"),
+        ({"variance": "learned_range"}, "variance=learned_range: the network has 1 numbers"),
+        ({"dropout": "1"}, "dropout must lie"),
+        ({"schedule.num_steps": "0"}, "at least 1 step"),
+        ({"schedule.beta_end": "2"}, "beta"),
     ],
 )
 def test_settings_that_make_no_sense(tiny, settings, says):
     with pytest.raises(undye.UserError, match=says):
         undye.load(tiny, settings={"num_heads": "1", **settings})
+
+
+def test_the_fields_of_the_model_can_be_said_too(tiny):
+    settings = {"num_heads": 1, "prediction": "v", "variance": "fixed_small", "clip_x_0": False, "dropout": 0.3}
+    schedule = {"schedule.name": "scaled_linear", "schedule.num_steps": 50, "schedule.beta_end": 0.1}
+    config = undye.load(tiny, settings=settings | schedule).config
+    assert (config.prediction, config.variance, config.clip_x_0) == ("v", "fixed_small", False)
+    assert config.network.dropout == 0.3
+    assert (config.schedule.name, config.schedule.num_steps, config.schedule.beta_end) == ("scaled_linear", 50, 0.1)
 
 
 def test_a_pickle_with_code_in_it_is_not_run(tmp_path):
@@ -151,8 +166,9 @@ def test_files_of_another_kind(content, tmp_path):
         undye.load(tmp_path / "m.pt")
 
 
-def test_two_thousand_damaged_files(tiny, tmp_path):
+def test_two_thousand_damaged_files(tiny, tmp_path, monkeypatch):
     """Bytes changed, cut off, doubled, put in: a clear error or a model, never another exception."""
+    monkeypatch.setattr(UNetSpec, "shapes", cache(UNetSpec.shapes))  # the same few networks again and again
     whole, rng, messages = tiny.read_bytes(), np.random.default_rng(8), []
     # half of the damage where the archive says what it holds: at its start and its end
     edges = np.r_[0:4000, len(whole) - 4000 : len(whole)]

@@ -185,7 +185,7 @@ def test_weights_is_ema_or_model(tmp_path):
 def test_an_image_size_that_does_not_follow(tmp_path):
     torch.save(single("pool"), tmp_path / "m.ckpt")
     with pytest.raises(
-        undye.UserError, match="attends at 2 levels and does not say the image size: give --set image_size"
+        undye.UserError, match="which attends at 2 levels, does not say the size of its images: give it, --set"
     ):
         undye.load(tmp_path / "m.ckpt")
 

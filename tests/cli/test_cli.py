@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -396,13 +397,55 @@ def test_import_export_and_use_of_another_projects_model(tmp_path: Path, capsys:
         (["import", str(theirs), "--out", wrong, "--set", "colour=red"], "colour"),
         (["import", str(tmp_path / "nowhere"), "--out", wrong], "no model at"),
         (["import", str(back), "--out", wrong], "no model of another project"),
-        (["import", str(tmp_path / "text.pt"), "--out", wrong], "damaged"),
+        (["import", str(tmp_path / "text.pt"), "--out", wrong], "is a text file, not a model"),
         (["import", str(tmp_path / "other.pt"), "--out", wrong], "not a model that undye knows"),
         (["export", str(tmp_path / "own")], "--out"),
         (["export", str(tmp_path / "own"), "--out", str(back)], "exists already"),
         (["export", str(tmp_path / "own"), "--to", "keras", "--out", wrong], "keras"),
         (["export", str(tmp_path / "nowhere"), "--out", wrong], "no model at"),
         (["sample", str(tmp_path / "other.pt"), "--out", wrong + ".png"], "not a model that undye knows"),
+        (["sample", str(back), "--out", wrong + ".png", "--set", "prediction=v"], "settings are for other projects'"),
+        (["export", str(back), "--out", wrong, "--set", "prediction=v"], "settings are for other projects'"),
+        (["info", str(back), "--set", "prediction=v"], "--set is for other projects'"),
+        (["info", str(theirs), "--set", "colour=red"], "colour"),
     ]:
         assert says in fails(capsys, *args)
     assert not Path(wrong).exists()
+
+
+def test_what_a_model_does_not_say_is_set_with_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """info says what there is to say without it; sample and export cannot do without an image size."""
+    import torch
+
+    from undye.config import UNetConfig
+    from undye.networks.names_original import original_name
+    from undye.networks.spec import UNetSpec
+
+    config = UNetConfig(base_channels=32, channel_mult=(1,), num_res_blocks=1, attention_levels=())
+    weights = {original_name(k, config): torch.zeros(shape) for k, shape in UNetSpec(config=config).shapes().items()}
+    theirs = str(tmp_path / "m.ckpt")
+    torch.save(weights, theirs)
+    assert main(["info", theirs]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^images +of a size that is not said \(--set image_size=HxW\), 3 channels$", text, re.MULTILINE)
+    assert re.search(r"^network +unet, ", text, re.MULTILINE)
+    assert main(["info", theirs, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["model"]["image_size"] is None
+    assert facts["model"]["channels"] == 3
+    assert main(["info", theirs, "--set", "image_size=8", "--set", "prediction=v"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^images +8x8, 3 channels$", text, re.MULTILINE)
+    assert re.search(r"^predicts +v$", text, re.MULTILINE)
+    assert main(["info", theirs, "--json", "--set", "image_size=8"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"]["image_size"] == [8, 8]
+    out, folder = str(tmp_path / "a.npz"), str(tmp_path / "out")
+    assert "--set image_size=H" in fails(capsys, "sample", theirs, "--out", out)
+    assert "--set image_size=H" in fails(capsys, "export", theirs, "--out", folder)
+    assert main(["sample", theirs, "--n", "1", "--steps", "1", "--set", "image_size=8", "--out", out]) == 0
+    assert np.load(out)["images"].shape == (1, 8, 8, 3)
+    assert main(["export", theirs, "--set", "image_size=8", "variance=fixed_small", "--out", folder]) == 0
+    scheduler = json.loads((tmp_path / "out" / "scheduler" / "scheduler_config.json").read_text())
+    assert scheduler["variance_type"] == "fixed_small"

@@ -188,13 +188,12 @@ def test_settings_that_do_not_fit(change, says):
 
 SCRIPT = """
 import torch
-from dataclasses import replace
 from undye.config import LucidrainsConfig
 from undye.networks import build_network
 
 torch.set_num_threads(1)
+# with learned keys and values, which are repeated for each image of the batch
 small = LucidrainsConfig(base_channels=8, channel_mult=(1, 2), head_channels=(4,), self_condition=True)
-conv = replace(small, attention_levels=(), memory=0, downsample="conv")
 
 
 def made(config):
@@ -236,7 +235,7 @@ def test_compile_has_no_graph_breaks_and_export_takes_any_batch():
     script = SCRIPT + textwrap.dedent(
         """
         check_compile(small)
-        check_export(conv)
+        check_export(small)
         """
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=280)

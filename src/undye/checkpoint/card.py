@@ -148,12 +148,24 @@ def diffusers_card(config: ModelConfig, license: str = UNKNOWN_LICENSE) -> str:
 def read_license(folder: Path) -> str | None:
     """The licence that the card of a folder states; None if there is no card, or it does not say."""
     try:
-        lines = (folder / CARD).read_text(encoding="utf-8").splitlines()
+        lines = (folder / CARD).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError):
         return None
     head = lines[1 : lines.index("---", 1)] if lines[:1] == ["---"] and "---" in lines[1:] else []
-    said = [line.partition(":")[2].strip().strip("\"'") for line in head if line.startswith("license:")]
+    said = [_unquoted(line.partition(":")[2].strip()) for line in head if line.startswith("license:")]
     return said[0] if said and said[0] and said[0] != UNKNOWN_LICENSE else None
+
+
+def _unquoted(value: str) -> str:
+    """A text of YAML without its quotes; what is in double ones is written as in JSON."""
+    if value.startswith('"'):
+        try:
+            return str(json.loads(value))
+        except (ValueError, RecursionError):
+            return value.strip('"')
+    if len(value) > 1 and value[0] == value[-1] == "'":
+        return value[1:-1].replace("''", "'")
+    return value
 
 
 def _front_matter(license: str, about: Mapping[str, Any], conditional: bool, library: str = "undye") -> list[str]:
@@ -163,7 +175,7 @@ def _front_matter(license: str, about: Mapping[str, Any], conditional: bool, lib
     return [
         "---",
         f"library_name: {library}",
-        f"license: {json.dumps(license)}",  # which YAML reads too
+        f"license: {json.dumps(license, ensure_ascii=False)}",  # which YAML reads too
         f"tags: [{kind}, ddpm, diffusion]",
         *dataset,
         "---",

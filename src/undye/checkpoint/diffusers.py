@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from undye.checkpoint.card import CARD, UNKNOWN_LICENSE, diffusers_card, read_license
-from undye.checkpoint.imported import Imported, Settings, read_pickle, state_dict_of
-from undye.checkpoint.native import read_json, read_weights, write_tensors
+from undye.checkpoint.content import read_json, read_pickle, read_safetensors, state_dict_of, without_prefixes
+from undye.checkpoint.imported import Imported, Settings
+from undye.checkpoint.native import write_tensors
 from undye.config import ModelConfig, ScheduleConfig, ScheduleName, UNetConfig
 from undye.denoiser import Denoiser, build_schedule
 from undye.diffusion.schedule_names import called_in, translate
@@ -44,6 +45,10 @@ VARIANCES = {
     "learned_range": "learned_range",
 }
 SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
+IN_DDPM_ALONE = ("sigmoid",)
+"""Schedules that DDIMScheduler does not know by name."""
+OWN_STEPS: Mapping[str, Any] = {"timestep_spacing": "trailing", "steps_offset": 0, "set_alpha_to_one": True}
+"""How a DDIMScheduler takes the steps that undye's DDIM takes."""
 
 
 def is_diffusers(folder: Path) -> bool:
@@ -110,12 +115,11 @@ def unet_config(config: ModelConfig) -> dict[str, Any]:
         )
     if config.num_classes is not None:
         raise UserError("diffusers' DDPMPipeline gives its network no class: a model with classes cannot be exported")
-    learned = config.variance == "learned_range"
     return to_diffusers_config(
         UNetSpec(
             config=config.network,
             channels=config.channels,
-            out_channels=config.channels * (2 if learned else 1),
+            out_channels=config.channels,
             image_size=config.image_size,
         )
     )
@@ -129,9 +133,10 @@ def scheduler_config(config: ModelConfig) -> dict[str, Any]:
     """
     if config.prediction not in PREDICTIONS:
         raise UserError(f"diffusers has no model that predicts {config.prediction}: it cannot be exported")
-    if config.variance not in VARIANCES:
+    if config.variance in LEARNED:
         raise UserError(
-            f"diffusers means something else by a variance that is {config.variance}: it cannot be exported"
+            f"diffusers' DDIMPipeline cannot sample a model with a learned variance ({config.variance}): it cannot be "
+            "exported"
         )
     return {
         "_class_name": "DDPMScheduler",
@@ -142,28 +147,28 @@ def scheduler_config(config: ModelConfig) -> dict[str, Any]:
         "clip_sample_range": 1.0,
         "prediction_type": PREDICTIONS[config.prediction],
         "thresholding": False,
-        # undye's even grid: from T down, where "leading" would start below T and never see pure noise
-        "timestep_spacing": "trailing",
-        "steps_offset": 0,
         "rescale_betas_zero_snr": config.schedule.zero_terminal_snr,
-        # of DDIM: the last step arrives at the data itself
-        "set_alpha_to_one": True,
+        # from T down, where "leading" would start below T and never see pure noise, and to the data itself
+        **OWN_STEPS,
     }
 
 
 def _betas(schedule: ScheduleConfig) -> dict[str, Any]:
-    """The schedule by diffusers' name, or as a list of betas where it has none."""
-    plain = build_schedule(replace(schedule, zero_terminal_snr=False))
-    ends = plain.beta[[1, -1]].tolist()
+    """The schedule by diffusers' name, or as a list of betas where one of its two schedulers has none."""
     factor = 1000 / schedule.num_steps if schedule.rescale_betas else 1.0
     start = (1e-4 if schedule.beta_start is None else schedule.beta_start) * factor
     end = (0.02 if schedule.beta_end is None else schedule.beta_end) * factor
-    try:
-        named: dict[str, Any] = {"beta_schedule": called_in("diffusers", schedule.name), "trained_betas": None}
-    except ValueError:
-        named = {"beta_schedule": "linear", "trained_betas": plain.beta[1:].tolist()}
-        start, end = ends
-    return {"beta_start": start, "beta_end": end, **named}
+    if schedule.name not in IN_DDPM_ALONE:
+        try:
+            name = called_in("diffusers", schedule.name)
+            return {"beta_start": start, "beta_end": end, "beta_schedule": name, "trained_betas": None}
+        except ValueError:
+            pass
+    # diffusers looks at nothing but the list then; the ends are for the way back
+    betas = build_schedule(replace(schedule, zero_terminal_snr=False)).beta[1:].tolist()
+    if schedule.without_ends:
+        start, end = betas[0], betas[-1]
+    return {"beta_start": start, "beta_end": end, "beta_schedule": "linear", "trained_betas": betas}
 
 
 def read_diffusers(folder: Path, settings: Settings) -> Imported:
@@ -193,9 +198,7 @@ def read_diffusers(folder: Path, settings: Settings) -> Imported:
     needed = spec.channels * (2 if model["variance"] in LEARNED else 1)
     if spec.out_channels != needed:
         raise UserError(f"{unet / 'config.json'}: out_channels {spec.out_channels} should be {needed}")
-    size = settings.take("image_size", spec.image_size)
-    if size is None:
-        raise UserError(f"{unet / 'config.json'} does not say the image size: give --set image_size=HxW")
+    size = settings.take("image_size", spec.image_size) or settings.needed_image_size(unet / "config.json")
     if spec.channels not in (1, 3):
         raise UserError(f"the model is for images of {spec.channels} channels: undye's have 1 or 3")
     config = ModelConfig(
@@ -225,6 +228,8 @@ def read_scheduler(data: Mapping[str, Any], where: Path, settings: Settings) -> 
     if data["_class_name"] == "DDIMScheduler":
         variance = "fixed_small"
         settings.note("a DDIM scheduler says nothing of ancestral sampling: variance fixed_small, as DDPMScheduler's")
+        if others := [f"{k} {str(data[k])[:40]!r}" for k, own in OWN_STEPS.items() if data.get(k, own) != own]:
+            settings.note(f"{', '.join(others)}: ignored, undye's samplers choose their steps themselves")
     elif (variance := VARIANCES.get(str(data.get("variance_type", "fixed_small")))) is None:
         raise UserError(f"{where}: variance_type {data['variance_type']!r} is not supported")
     return {
@@ -284,7 +289,7 @@ def _named_by_betas(listed: Any, num_steps: int, zero: bool, data: Mapping[str, 
     for name in names:
         tries: list[dict[str, Any]] = [{}]
         if not ScheduleConfig(name=name).without_ends:
-            # what export writes beside a list: its first and last entry
+            # what export writes beside a list: the ends; and of sqrt, what it wrote of old: the first and last entry
             tries += [{"rescale_betas": True}, {"beta_start": start, "beta_end": end}]
             tries += [{"beta_start": start**2, "beta_end": end**2}] if name == "sqrt" else []
         for options in tries:
@@ -305,12 +310,53 @@ def _check(config: ScheduleConfig, where: Path) -> None:
         raise UserError(f"{where}: {error}") from None
 
 
+def is_network(content: Any) -> bool:
+    """Whether a file's content is the weights of a UNet2DModel, without the configuration they need."""
+    return isinstance(content, dict) and any(str(name).startswith("time_embedding.linear_1.") for name in content)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of the network's weights: one, of whatever variant, or all those that an index names.
+
+    Raises:
+        UserError: if there are none, it is not clear which, or the index is damaged.
+    """
+    unet = folder / "unet" if (folder / "unet").is_dir() else folder
+    for suffix in (".safetensors", ".bin"):
+        if (unet / f"{WEIGHTS}{suffix}").is_file():
+            return [unet / f"{WEIGHTS}{suffix}"]
+        if (index := unet / f"{WEIGHTS}{suffix}.index.json").is_file():
+            return _indexed(index)
+    files = sorted(p for suffix in (".safetensors", ".bin") for p in unet.glob(f"{WEIGHTS}.*{suffix}"))
+    if len(files) == 1:  # a variant, such as fp16
+        return files
+    found = f"but {', '.join(p.name for p in files[:5])}: rename the one to read" if files else "nor a variant of them"
+    raise UserError(f"{unet} has no {WEIGHTS}.safetensors and no {WEIGHTS}.bin, {found}")
+
+
+def _indexed(index: Path) -> list[Path]:
+    """The files that an index names, all of them beside it."""
+    names = _mapping(read_json(index), index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise UserError(f"{index} has no weight_map, which says where each weight is")
+    files = sorted(set(names.values()))
+    for name in files:
+        if not name or Path(name).name != name or "\0" in name:
+            raise UserError(f"{index}: {name[:80]!r} is no name of a file beside it")
+        if not (index.parent / name).is_file():
+            raise UserError(f"{index} names {name[:80]!r}, which is missing: the folder is incomplete")
+    return [index.parent / name for name in files]
+
+
 def _weights(folder: Path) -> dict[str, Tensor]:
-    for name in (f"{WEIGHTS}.safetensors", f"{WEIGHTS}.bin"):
-        if (folder / name).is_file():
-            path = folder / name
-            return read_weights(path) if name.endswith("safetensors") else state_dict_of(read_pickle(path), path)
-    raise UserError(f"{folder} has no {WEIGHTS}.safetensors and no {WEIGHTS}.bin")
+    weights: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        read = read_safetensors if path.suffix == ".safetensors" else read_pickle
+        part = state_dict_of(without_prefixes(read(path), path), path)
+        if twice := sorted(set(part) & set(weights)):
+            raise UserError(f"{path}: weight {twice[0]!r} is in another file too")
+        weights |= part
+    return weights
 
 
 def _mapping(data: Any, where: Path) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
-from undye.checkpoint.imported import Imported, Settings, state_dict_of
+from undye.checkpoint.content import state_dict_of
+from undye.checkpoint.imported import Imported, Settings
 from undye.config import Dome272Config, ModelConfig, ScheduleConfig
 from undye.denoiser import build_schedule
 from undye.diffusion.variance import LEARNED

@@ -1,16 +1,13 @@
-"""What the readers of other projects' models share: settings from the user, notes for the user, safe unpickling.
+"""What the readers of other projects' models share: settings from the user, and notes for the user.
 
-A reader of files of torch.save is a module with two functions, and a line in `undye.checkpoint.load.FILES`:
+A reader of files is a module with two functions, and a line in `undye.checkpoint.load.FILES`:
 
 knows(content) -> bool                      whether what the file holds looks like this project's, by its keys
 read(path, content, settings) -> Imported   the model
 """
 
-import pickle
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,6 +61,10 @@ class Imported:
         return cls(channels_last(denoiser).eval(), kind, settings.notes, license)
 
 
+MADE_UP_SIZE = (64, 64)
+"""For a model that is only described: none of the networks has weights that depend on it."""
+
+
 class ImportNote(UserWarning):
     """What a file of another project does not say, and what was taken instead."""
 
@@ -74,10 +75,18 @@ class Settings:
 
     Keys are the fields of ModelConfig (prediction, variance, clip_x_0, ...), schedule.NAME for those of its schedule,
     and those that a reader takes for itself. `check_used` finds the ones that nobody asked for.
+
+    Attributes:
+        values: the user's texts by key.
+        notes: lines for the user.
+        describing: the model is only to be described: what it needs and nobody says is put in `missing`, no error.
+        missing: keys of such settings; the model has a made-up value for each.
     """
 
     values: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    describing: bool = False
+    missing: list[str] = field(default_factory=list)
     _used: set[str] = field(default_factory=set)
 
     @classmethod
@@ -121,6 +130,19 @@ class Settings:
         if key == "image_size":
             return parse_image_size(text)
         return _read(text, type(usual), f"--set {key}") if usual is not None else text
+
+    def needed_image_size(self, where: object) -> tuple[int, int]:
+        """The user's image size, for a model that neither says it nor has a usual one.
+
+        Raises:
+            UserError: if the user does not say it either, and the model is to be used.
+        """
+        if "image_size" in self.values:
+            return self.take("image_size", None)
+        if not self.describing:
+            raise UserError(f"{where} does not say the size of its images: give it, --set image_size=H or HxW")
+        self.missing.append("image_size")
+        return MADE_UP_SIZE
 
     def unsaid(self, usual: Mapping[str, Any], project: str) -> dict[str, Any]:
         """The user's values for what a file does not say, else the project's, each of which is noted."""
@@ -170,46 +192,3 @@ def _show(value: Any) -> str:
     if isinstance(value, tuple):
         return str(value[0]) if len(set(value)) == 1 else "x".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def state_dict_of(data: Any, path: Path) -> dict[str, Tensor]:
-    """What a file of torch.save holds, or a part of that, as named tensors.
-
-    Raises:
-        UserError: if it is anything else.
-    """
-    if not isinstance(data, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in data.items()):
-        raise UserError(f"{path} is no state dict: it should hold named tensors and nothing else")
-    for name, tensor in data.items():
-        if not _is_plain(tensor):
-            raise UserError(f"{path}: weight {name!r} is no plain array of numbers")
-    return data
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is stored number by number: not sparse, quantised, nested, elsewhere or blown up from a few."""
-    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_nested:
-        return False
-    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
-
-
-def read_pickle(path: Path) -> Any:
-    """What a file of torch.save holds, read with weights_only: nothing in it is run.
-
-    Raises:
-        UserError: if it is damaged, or holds anything but tensors and plain data.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch muses about the protocol of what then turns out to be damaged
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"no file {path}") from None
-    except pickle.UnpicklingError as error:
-        what = " ".join(str(error).split()).split(". ")[0]
-        raise UserError(f"{path} holds more than tensors and plain data, and is not read: {what}") from None
-    except MemoryError:
-        raise UserError(f"{path} claims to be larger than the memory: it is damaged") from None
-    except Exception as error:  # torch raises all sorts for a damaged file, and each of them means just that
-        what = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is damaged, or no file of torch.save ({type(error).__name__}: {what})") from None

@@ -16,7 +16,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from undye.checkpoint.imported import Imported, Settings, state_dict_of
+from undye.checkpoint.content import state_dict_of
+from undye.checkpoint.imported import Imported, Settings
 from undye.config import LucidrainsConfig, ModelConfig, PredictionName, ScheduleConfig, ScheduleName
 from undye.denoiser import build_schedule
 from undye.diffusion.schedule import NoiseSchedule
@@ -64,8 +65,13 @@ def knows(content: Any) -> bool:
     """Whether this holds the weights of one of their U-Nets, as a Trainer saves them or alone."""
     if not isinstance(content, dict):
         return False
-    parts = (content, content.get("model"), content.get("ema"))
-    return any(_stripped(name).startswith(FIRST) for part in parts if isinstance(part, dict) for name in part)
+    return _is_averaged(content.get("ema")) or any(_stripped(name).startswith(FIRST) for name in content)
+
+
+def _is_averaged(part: Any) -> bool:
+    """Whether this is a state dict of ema_pytorch's, around a U-Net of theirs."""
+    names = part if isinstance(part, dict) else ()
+    return any(str(n).startswith("ema_model.") and _stripped(n).startswith(FIRST) for n in names)
 
 
 def _stripped(name: Any) -> str:
@@ -93,9 +99,8 @@ def read(path: Path, content: Any, settings: Settings) -> Imported:
         raise UserError(f"{path}: {unknown[0]!r} belongs to no part of their GaussianDiffusion")
     _refuse_others(path, weights, content)
     network, channels, learned, num_classes = read_shape(path, weights, settings)
-    size = settings.take("image_size", None)
-    if size is None:
-        raise UserError(f"{path} does not say the size of its images: give it, --set image_size=H or HxW")
+    if tables:
+        _check_tables(path, tables, settings, learned)
 
     usual = UNSAID if num_classes is None else UNSAID_CLASSES
     schedule = _schedule(path, tables, settings, usual)
@@ -114,7 +119,7 @@ def read(path: Path, content: Any, settings: Settings) -> Imported:
     _buildable(model["schedule"])
     config = ModelConfig(
         network=network,
-        image_size=size,
+        image_size=settings.needed_image_size(path),
         channels=channels,
         num_classes=num_classes,
         time_input="zero_based",
@@ -127,18 +132,15 @@ def read(path: Path, content: Any, settings: Settings) -> Imported:
 
 def _chosen(path: Path, content: dict[Any, Any], settings: Settings) -> dict[str, Tensor]:
     """The state dict of GaussianDiffusion or of a Unet that the user asks for, the averaged one by default."""
-    trainer = isinstance(content.get("model"), dict)
-    ema = content.get("ema") if trainer else content
-    averaged = isinstance(ema, dict) and any(str(name).startswith("ema_model.") for name in ema)
-    if not trainer and not averaged:
+    trainer = _is_averaged(content.get("ema"))
+    ema = content["ema"] if trainer else content
+    if not _is_averaged(ema):
         return state_dict_of(content, path)
     which = settings.take("weights", "ema")
     if which not in ("ema", "model"):
         raise UserError(f"--set weights={which}: the file has ema and model")
-    if which == "model" and trainer:
+    if which == "model" and trainer and "model" in content:
         return state_dict_of(content["model"], path)
-    if not averaged:
-        raise UserError(f"{path} holds no averaged weights: --set weights=model takes those that were trained")
     if "weights" not in settings.values:
         settings.note("weights: the averaged ones (ema) are taken (--set weights=model for those that were trained)")
     state = state_dict_of(ema, path)
@@ -259,6 +261,18 @@ def _channels(path: Path, inputs: int, outputs: int) -> tuple[int, bool, bool]:
     if outputs == 2 * inputs + 2:
         raise UserError(f"{path}: {outputs} outputs for {inputs} channels are of WeightedObjectiveGaussianDiffusion")
     raise UserError(f"{path}: {inputs} inputs and {outputs} outputs: undye's images have 1 or 3 channels")
+
+
+def _check_tables(path: Path, tables: Mapping[str, Tensor], settings: Settings, learned: bool) -> None:
+    """Raise a UserError if what GaussianDiffusion keeps beside the weights is damaged, or lacks what is read off it."""
+    needed = {"betas": "beta_schedule"} | ({} if learned else {"loss_weight": "objective"})
+    for name, setting in needed.items():
+        if name not in tables and setting not in settings.values:
+            raise UserError(f"{path}: {name!r} is missing: give --set {setting}=... in its place")
+    for name in ("betas", "alphas_cumprod", "loss_weight"):
+        unused = name == "loss_weight" and (learned or "objective" in settings.values)
+        if name in tables and not unused and not bool(tables[name].isfinite().all()):
+            raise UserError(f"{path}: {name!r} is not finite: the file is damaged, take another")
 
 
 def _schedule(path: Path, tables: Mapping[str, Tensor], settings: Settings, usual: Mapping[str, Any]) -> ScheduleConfig:

@@ -2,19 +2,22 @@
 
 What the weights show is read off them; what they do not (the number of attention heads, the image size, the noise
 schedule, the order of q, k and v) comes from the user's settings, under the names of their flags, else from the
-defaults of their scripts; each default that is taken is noted.
+defaults of their scripts; each default that is taken is noted. The fields of ModelConfig can be said too.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from undye.checkpoint.imported import Imported, Settings, state_dict_of
+from undye.checkpoint.content import state_dict_of
+from undye.checkpoint.imported import Imported, Settings
 from undye.config import ModelConfig, ScheduleConfig
 from undye.denoiser import build_schedule
 from undye.diffusion.schedule_names import translate
+from undye.diffusion.variance import LEARNED
 from undye.errors import UserError
 from undye.networks.names_openai import from_openai_flags, from_openai_weights
 
@@ -29,6 +32,7 @@ UNSAID: Mapping[str, Any] = {
     "sigma_small": False,
     "predict_xstart": False,
     "rescale_timesteps": True,
+    "dropout": 0.0,
 }
 
 
@@ -63,17 +67,29 @@ def read(path: Path, content: Any, settings: Settings) -> Imported:
     channels = weights["input_blocks.0.0.weight"].shape[1]
     if channels != 3:
         raise UserError(f"{path} is for images of {channels} channels: OpenAI's models have 3")
+    learned = spec.out_channels == 6
     fixed = "fixed_small" if flags["sigma_small"] else "fixed_large"
+    model = settings.over(
+        {
+            "prediction": "x_0" if flags["predict_xstart"] else "eps",
+            "variance": "learned_range" if learned else fixed,
+            "clip_x_0": True,
+            "schedule": _schedule(flags["noise_schedule"], flags["diffusion_steps"], path),
+        }
+    )
+    if (model["variance"] in LEARNED) != learned:
+        raise UserError(
+            f"--set variance={model['variance']}: the network has {1 + learned} numbers for each of the image"
+        )
+    _check(model["schedule"], path)
     config = ModelConfig(
-        network=spec.config,
+        network=replace(spec.config, dropout=flags["dropout"]),
         image_size=size,
         channels=3,
         num_classes=spec.num_classes,
         null_label=spec.null_label,
-        prediction="x_0" if flags["predict_xstart"] else "eps",
-        variance="learned_range" if spec.out_channels == 6 else fixed,
-        schedule=_schedule(flags["noise_schedule"], flags["diffusion_steps"], path),
         time_input="zero_based_per_mille" if flags["rescale_timesteps"] else "zero_based",
+        **model,
     )
     return Imported.build(config, found, "openai", settings)
 
@@ -145,13 +161,17 @@ def read_shape(weights: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
 def _schedule(name: str, num_steps: int, path: Path) -> ScheduleConfig:
     try:
         ours, options = translate("improved-diffusion", name)
-        config = ScheduleConfig(
-            name="cosine" if ours == "cosine" else "linear",
-            num_steps=num_steps,
-            # at T = 1000 the factor is 1: then the paper's own words
-            rescale_betas=bool(options.get("rescale_betas")) and num_steps != 1000,
-        )
-        build_schedule(config)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+    # at T = 1000 the factor is 1: then the paper's own words
+    rescale = bool(options.get("rescale_betas")) and num_steps != 1000
+    config = ScheduleConfig(name="cosine" if ours == "cosine" else "linear", num_steps=num_steps, rescale_betas=rescale)
+    _check(config, path)
     return config
+
+
+def _check(schedule: ScheduleConfig, path: Path) -> None:
+    try:
+        build_schedule(schedule)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None

@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from undye.checkpoint.imported import Imported, Settings, state_dict_of
+from undye.checkpoint.content import state_dict_of
+from undye.checkpoint.imported import Imported, Settings
 from undye.config import ModelConfig, ScheduleConfig, UNetConfig
 from undye.denoiser import build_schedule
 from undye.diffusion.variance import LEARNED
@@ -39,9 +40,7 @@ MOST_LEVELS, MOST_BLOCKS, WIDEST = 12, 64, 65_536
 def knows(content: Any) -> bool:
     """Whether this is a state dict with their names, or ddim's list that starts with one."""
     first = content[0] if isinstance(content, list) and content else content
-    return isinstance(first, dict) and any(
-        str(name).removeprefix("module.").startswith("temb.dense.") for name in first
-    )
+    return isinstance(first, dict) and any(str(name).startswith("temb.dense.") for name in first)
 
 
 def read(path: Path, content: Any, settings: Settings) -> Imported:
@@ -72,15 +71,12 @@ def read(path: Path, content: Any, settings: Settings) -> Imported:
 
 
 def _weights(path: Path, content: Any, settings: Settings) -> dict[str, Tensor]:
-    """The state dict to read: of a list the EMA, if there is one; without the prefix of torch's DataParallel."""
+    """The state dict to read: of a list the EMA, if there is one."""
     if isinstance(content, list):
         has_ema = len(content) > 4
         kind = read_kind(settings, has_ema, path)
         content = content[4 if kind == "ema" else 0]
-    weights = state_dict_of(content, path)
-    if all(name.startswith("module.") for name in weights):
-        weights = {name.removeprefix("module."): w for name, w in weights.items()}
-    return weights
+    return state_dict_of(content, path)
 
 
 def read_kind(settings: Settings, has_ema: bool, path: Path) -> str:
@@ -193,15 +189,12 @@ def read_process(
 def _image_size(config: UNetConfig, settings: Settings, path: Path) -> tuple[int, int]:
     """The user's, else that at which the one level with attention has maps of 16x16."""
     attends = config.attention_levels
-    if "image_size" not in settings.values:
-        if len(attends) != 1:
-            raise UserError(f"{path} attends at {len(attends)} levels and does not say the image size: "
-                            "give --set image_size=H")  # fmt: skip
+    if "image_size" not in settings.values and len(attends) == 1:
         size = ATTENDED_SIZE << attends[0]
         settings.note(f"image_size: the file does not say, at {size} level {attends[0]} attends to maps of "
                       f"{ATTENDED_SIZE}x{ATTENDED_SIZE}, as {PROJECT}'s (--set image_size=...)")  # fmt: skip
         return size, size
-    height, width = settings.take("image_size", (32, 32))
+    height, width = settings.needed_image_size(f"{path}, which attends at {len(attends)} levels,")
     if height != width:
         raise UserError("these networks are for square images: give --set image_size=H")
     return height, width

@@ -78,7 +78,8 @@ def export_program(denoiser: Denoiser, to: ProgramKind, out: Path) -> Path:
         out: the new file, .onnx or .pt2.
 
     Raises:
-        UserError: if `out` exists or has another suffix, a package is missing, or the weights are too many for ONNX.
+        UserError: if `out` exists or has another suffix, a package is missing, the weights are too many for ONNX, or
+            the exporter cannot express the network.
         RuntimeError: if the program does not compute what the model does; no file is left then.
     """
     check_target(to, out)
@@ -88,8 +89,17 @@ def export_program(denoiser: Denoiser, to: ProgramKind, out: Path) -> Path:
     info, config = describe(denoiser), denoiser.config
     with atomic_path(out, durable=True) as temporary, _silence():
         network = copy.deepcopy(denoiser.network).cpu().float().eval().requires_grad_(False)
-        traced = trace(_Program(network, config))
-        run = (write_onnx if to == "onnx" else write_torch)(traced, info, temporary)
+        try:
+            traced = trace(_Program(network, config))
+            run = (write_onnx if to == "onnx" else write_torch)(traced, info, temporary)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # the exporters raise all sorts for a network that they cannot express
+            what = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"torch's exporter cannot write a model of kind {config.network.kind} as a program for {to} "
+                f"({type(error).__name__}: {what})"
+            ) from error
         if (error := disagreement(run, Denoiser(network, config).eval())) > TOLERANCE:
             raise RuntimeError(f"the {to} program differs from the model by {error:.2g} of its scale: a bug in undye")
     return out

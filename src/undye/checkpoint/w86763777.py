@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undye.checkpoint.imported import Imported, Settings, state_dict_of
+from undye.checkpoint.content import state_dict_of
+from undye.checkpoint.imported import Imported, Settings
 from undye.checkpoint.original import (
     MOST_BLOCKS,
     MOST_LEVELS,

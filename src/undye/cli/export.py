@@ -8,6 +8,7 @@ import tyro
 
 from undye.checkpoint.program_info import check_target
 from undye.cli.parse import parse
+from undye.cli.settings import Set, joined
 from undye.errors import UserError
 
 
@@ -22,11 +23,14 @@ class ExportArgs:
     program (x_t, t[, label]) -> (x_0, eps[, ...]), an ONNX file or a torch.export archive, for use without undye."""
     out: Annotated[str, tyro.conf.arg(metavar="OUT")] = ""
     """The new folder, or the new file: NAME.onnx for onnx, NAME.pt2 for torch."""
+    set: Set = ()
 
 
 def main(args: list[str]) -> int:
     """Run the command; returns the exit code."""
-    a = parse(ExportArgs, args, "undye export", "Write a model in the form of another project, or as a program.")
+    a = parse(
+        ExportArgs, joined(args), "undye export", "Write a model in the form of another project, or as a program."
+    )
     if not a.out:
         raise UserError("no --out: name a folder for the model, or a file for a program")
     if a.to != "diffusers":
@@ -37,6 +41,7 @@ def main(args: list[str]) -> int:
         raise UserError(f"no model at {a.model}: give a run folder or a checkpoint folder")
 
     from undye.checkpoint.export import export
+    from undye.checkpoint.imported import Settings
 
-    print(export(a.model, a.to, a.out))
+    print(export(a.model, a.to, a.out, Settings.parse(a.set).values))
     return 0

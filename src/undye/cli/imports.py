@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from undye.cli.parse import parse
+from undye.cli.settings import Set, joined
 from undye.errors import UserError
 
 
@@ -16,20 +17,19 @@ class ImportArgs:
     """The flags of `undye import`."""
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
-    """A folder that diffusers wrote, or a .pt file: of OpenAI's improved-diffusion or guided-diffusion, the original
-    models as pesser's pytorch_diffusion or ermongroup's ddim name them, denoising-diffusion-pytorch, w86763777's
-    pytorch-ddpm, dome272's Diffusion-Models-pytorch."""
+    """A folder that diffusers wrote, or a file of weights (.pt, .safetensors): of OpenAI's improved-diffusion or
+    guided-diffusion, the original models as pesser's pytorch_diffusion or ermongroup's ddim name them,
+    denoising-diffusion-pytorch, w86763777's pytorch-ddpm, dome272's Diffusion-Models-pytorch."""
     out: Annotated[str, tyro.conf.arg(metavar="DIR")] = ""
     """The new checkpoint folder."""
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
-    """What the source does not say, such as image_size=64 num_heads=4 prediction=v schedule.num_steps=4000."""
+    set: Set = ()
     license: str = ""
     """Of the weights, for the model card: an SPDX name such as mit or cc-by-4.0; without it what the source says."""
 
 
 def main(args: list[str]) -> int:
     """Run the command; returns the exit code."""
-    a = parse(ImportArgs, _joined(args), "undye import", "Turn another project's model into a checkpoint of undye's.")
+    a = parse(ImportArgs, joined(args), "undye import", "Turn another project's model into a checkpoint of undye's.")
     if not a.out:
         raise UserError("no --out: name a folder for the checkpoint")
     if Path(a.out).exists():
@@ -51,18 +51,3 @@ def main(args: list[str]) -> int:
     )
     print(a.out)
     return 0
-
-
-def _joined(args: list[str]) -> list[str]:
-    """`--set a=1 --set b=2` as `--set a=1 b=2`: the parser would keep the last alone."""
-    rest, pairs = list[str](), list[str]()
-    taking = False
-    for k, arg in enumerate(args):
-        if arg.startswith("--set="):
-            pairs.append(arg.removeprefix("--set="))
-            continue
-        first = k > 0 and args[k - 1] == "--set"
-        taking = arg == "--set" or (taking and not arg.startswith("-") and (first or "=" in arg))
-        if arg != "--set":
-            (pairs if taking else rest).append(arg)
-    return rest + (["--set", *pairs] if pairs or "--set" in args else [])

@@ -10,6 +10,7 @@ import tyro
 from undye.checkpoint.program_info import SUFFIXES, is_program, read_info
 from undye.cli.options import Weights, WeightsName
 from undye.cli.parse import parse
+from undye.cli.settings import Set, joined
 from undye.config import ModelConfig
 from undye.errors import UserError
 from undye.structure import unstructure
@@ -24,15 +25,19 @@ class InfoArgs:
     json: bool = False
     """Print JSON instead of lines."""
     weights: Weights = "ema"
+    set: Set = ()
 
 
 def main(args: list[str]) -> int:
     """Run the command; returns the exit code."""
-    a = parse(InfoArgs, args, "undye info", "Say what a model is.")
+    a = parse(InfoArgs, joined(args), "undye info", "Say what a model is.")
     source = Path(a.model)
     if not source.exists():
         raise UserError(f"no model at {a.model}: give a run folder or a checkpoint folder")
-    config, facts, rows = _program(source, a.weights) if is_program(source) else _model(source, a.weights)
+    if is_program(source) and a.set:
+        raise UserError("--set is for other projects' models: a program says all of it itself")
+    config, facts, rows = _program(source, a.weights) if is_program(source) else _model(source, a.weights, a.set)
+    unsaid = facts.pop("unsaid", [])
 
     from undye.denoiser import build_schedule
     from undye.diffusion.terminal import terminal
@@ -43,12 +48,13 @@ def main(args: list[str]) -> int:
         raise UserError(f"{source}: {error}") from None
     if a.json:
         notes = facts.pop("notes", None)
-        facts |= {"model": unstructure(config), "terminal": vars(end)} | ({"notes": notes} if notes else {})
+        model = unstructure(config) | dict.fromkeys(unsaid)
+        facts |= {"model": model, "terminal": vars(end)} | ({"notes": notes} if notes else {})
         print(json.dumps(facts, indent=2))
         return 0
     size = f"{facts['parameters']:,} parameters, {facts['weights_bytes'] / 1e6:.1f} MB"
     rows |= {
-        **_rows(config, size),
+        **_rows(config, size, sized="image_size" not in unsaid),
         "schedule": f"{config.schedule.name}, T = {config.schedule.num_steps}, log-SNR at T {end.log_snr:.2f}",
         "  prior term": f"{end.prior_bits_per_dim:.2g} bits/dim",
     }
@@ -62,24 +68,28 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def _model(source: Path, weights: WeightsName) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
+def _model(
+    source: Path, weights: WeightsName, pairs: tuple[str, ...]
+) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
     """Of a model: its configuration, the facts for --json, and the first rows for people."""
+    from undye.checkpoint.diffusers import weight_files
     from undye.checkpoint.imported import Settings
     from undye.checkpoint.load import is_foreign, read_foreign
     from undye.checkpoint.native import WEIGHTS, find_checkpoint, load, read_about
 
-    notes: list[str] = []
+    settings = Settings.parse(pairs)
+    settings.describing = True
     own = not is_foreign(source)
     if not own:
         if weights != "ema":
             raise UserError("--weights raw is for undye's own checkpoints: leave it out")
-        found = read_foreign(source, Settings())
-        folder, denoiser, notes = source, found.denoiser, found.notes
+        found = read_foreign(source, settings)
+        folder, denoiser = source, found.denoiser
         about = {"written_by": found.kind}
-        # as the reader does: a .safetensors before a .bin that lies beside it
-        files = [source] if source.is_file() else [*source.rglob("*.safetensors"), *source.rglob("*.bin")]
-        size = files[0].stat().st_size
+        size = sum(file.stat().st_size for file in ([source] if source.is_file() else weight_files(source)))
     else:
+        if pairs:
+            raise UserError("--set is for other projects' models: undye's own say all of it themselves")
         folder = find_checkpoint(source)
         denoiser, about = load(folder, weights=weights), read_about(folder)
         size = (folder / WEIGHTS).stat().st_size
@@ -92,7 +102,8 @@ def _model(source: Path, weights: WeightsName) -> tuple[ModelConfig, dict[str, A
         "resumable": (folder / "train_state").is_dir(),
         "weights": weights if own else None,
         "about": about,
-        "notes": notes,
+        "notes": settings.notes,
+        "unsaid": settings.missing,
     }
     shown = {key.replace("_", " "): value for key, value in about.items() if value is not None}
     raw = {"weights": "raw"} if weights == "raw" else {}
@@ -124,16 +135,16 @@ def _program(source: Path, weights: WeightsName) -> tuple[ModelConfig, dict[str,
     return info.model, facts, rows
 
 
-def _rows(config: ModelConfig, size: str) -> dict[str, Any]:
-    """What a model is, for people."""
-    height, width = config.image_size
+def _rows(config: ModelConfig, size: str, sized: bool) -> dict[str, Any]:
+    """What a model is, for people; `sized` is whether the size of its images is known."""
+    images = "{}x{}".format(*config.image_size) if sized else "of a size that is not said (--set image_size=HxW)"
     classes = "none"
     if config.num_classes is not None:
         classes = (
             f"{config.num_classes} ({', '.join(config.class_names)})" if config.class_names else config.num_classes
         )
     return {
-        "images": f"{height}x{width}, {config.channels} channel{'s' if config.channels > 1 else ''}",
+        "images": f"{images}, {config.channels} channel{'s' if config.channels > 1 else ''}",
         "classes": classes,
         "network": f"{config.network.kind}, {size}",
         **{

@@ -9,6 +9,7 @@ import tyro
 from undye.cli.options import Device, Threads, Weights
 from undye.cli.parse import parse
 from undye.cli.progress import Progress
+from undye.cli.settings import Set, joined
 from undye.errors import UserError
 
 
@@ -17,7 +18,7 @@ class SampleArgs:
     """The flags of `undye sample`."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run folder or a checkpoint folder."""
+    """A run folder, a checkpoint folder, or another project's model."""
     out: Annotated[str, tyro.conf.arg(metavar="OUT")] = ""
     """grid.png, samples.npz (array `images`), or a folder (one PNG per image)."""
     n: int = 16
@@ -51,18 +52,20 @@ class SampleArgs:
     batch_size: int | None = None
     """Images at a time; without it chosen by their size."""
     weights: Weights = "ema"
+    set: Set = ()
     device: Device = ""
     threads: Threads = 0
 
 
 def main(args: list[str]) -> int:
     """Run the command; returns the exit code."""
-    a = parse(SampleArgs, args, "undye sample", "Draw images from a model.")
+    a = parse(SampleArgs, joined(args), "undye sample", "Draw images from a model.")
     if not a.out and not a.film:
         raise UserError("nothing to write: give --out grid.png, samples.npz or a folder, or --film film.gif")
     if not Path(a.model).exists():
         raise UserError(f"no model at {a.model}: give a run folder or a checkpoint folder")
 
+    from undye.checkpoint.imported import Settings
     from undye.checkpoint.load import load
     from undye.device import set_threads
     from undye.pictures import check_film, check_target, save_film, save_images
@@ -78,7 +81,7 @@ def main(args: list[str]) -> int:
             raise UserError("--film and --out need different names")
     set_threads(a.threads or None)
     world = World(a.device or None)
-    denoiser = load(a.model, world.device, weights=a.weights)
+    denoiser = load(a.model, world.device, Settings.parse(a.set).values, weights=a.weights)
     request = SampleRequest(
         n=a.n,
         sampler=with_options(

@@ -73,7 +73,9 @@ class Attention(nn.Module):
         """Queries (B, heads, H W, width), keys and values (B, heads, memory + H W, width)."""
         q, k, v = (to_heads(part, self.heads) for part in self.qkv(self.norm(x)).chunk(3, dim=1))
         if self.memory is not None:
-            learned = self.memory.to(k.dtype).unflatten(1, (self.heads, -1))[:, None].expand(-1, len(x), -1, -1, -1)
+            # x.shape[0], which a trace keeps free, where len(x) would be a number
+            batch = x.shape[0]
+            learned = self.memory.to(k.dtype).unflatten(1, (self.heads, -1))[:, None].expand(-1, batch, -1, -1, -1)
             k, v = (torch.cat([more, part], dim=2) for more, part in zip(learned, (k, v), strict=True))
         return q, k, v
 
