@@ -29,9 +29,9 @@ def atomic_path(target: Path, durable: bool = False) -> Iterator[Path]:
         raise
 
 
-def write_text(target: Path, text: str) -> None:
-    """Write a whole text file, atomically."""
-    with atomic_path(target) as temporary:
+def write_text(target: Path, text: str, durable: bool = False) -> None:
+    """Write a whole text file, atomically; `durable` as in `atomic_path`."""
+    with atomic_path(target, durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

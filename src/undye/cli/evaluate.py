@@ -209,7 +209,8 @@ def table(report: dict[str, Any]) -> list[str]:
             "",
             f"memorization: {m['n']:,} samples and {m['held_out']['n']:,} unseen images against {m['train_images']:,}",
             f"  nearest training image, median RMS of 255: samples {here:.2f}, unseen images {there:.2f}",
-            f"  nearer than 99 % of unseen images: {100 * m['near_copies']:.1f} % of the samples (1 % by chance)",
+            f"  nearer than 99 % of unseen images: {100 * m['near_copies']:.1f} % of the samples "
+            f"({100 * m['near_by_chance']:.1f} % by chance)",
             f"  z {m['z']:+.1f} ({'the model copies its training images' if m['z'] < -3 else 'no sign of copying'})",
         ]
     if "rate-distortion" in found:

@@ -3,6 +3,7 @@
 import os
 import signal
 from dataclasses import dataclass, field, fields, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -142,7 +143,7 @@ def _to_args(c: RunConfig) -> TrainArgs:
         channels=c.channels,
         labels=c.labels,
         upscale=c.upscale,
-        budget=f"{c.budget_seconds!r}s" if c.budget_seconds is not None else "",
+        budget=f"{Decimal(repr(c.budget_seconds)):f}s" if c.budget_seconds is not None else "",
         init=c.init or "",
         seed=c.seed,
         license=c.license,

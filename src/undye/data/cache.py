@@ -1,6 +1,7 @@
 """Where data sets lie on this machine, and what has been found out about them."""
 
 import os
+import tempfile
 from pathlib import Path
 
 SYSTEM = Path("/usr/share/datasets")  # where Debian's packages put them
@@ -20,4 +21,7 @@ def _cache() -> Path:
     if own := os.environ.get("UNDYE_CACHE"):
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "undye"
+    try:
+        return Path(base).expanduser() / "undye"
+    except RuntimeError:  # a user without a home, as containers have them
+        return Path(tempfile.gettempdir()) / f"undye-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"

@@ -311,7 +311,8 @@ def measure_memorization(
     data = {"name": train.name, "images": len(train), "n": len(train), "image_size": list(train.image_size),
             "channels": train.channels, "labels": False}  # fmt: skip
     return data, {
-        "z": result.z, "near_copies": result.near_copies, "n": request.n, "train_images": len(train),
+        "z": result.z, "near_copies": result.near_copies, "near_by_chance": result.near_by_chance,
+        "n": request.n, "train_images": len(train),
         "held_out": {"name": held_out.name, "n": n}, "seed": request.seed, "sampler": "ddim", "steps": steps,
         "rms_of_255": {
             name: {str(q): float(np.quantile(values, q)) for q in (0.0, 0.01, 0.1, 0.5)}

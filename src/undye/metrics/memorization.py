@@ -48,8 +48,14 @@ class Memorization:
         return float((u - n * m / 2) / spread) if spread > 0 and len(values) > 1 else 0.0
 
     @property
+    def near_by_chance(self) -> float:
+        """What `near_copies` is on average where nothing is copied: `NEAR`, and more with few held-out images."""
+        m = len(self.held_out)
+        return (1 + NEAR * (m - 1)) / (m + 1)
+
+    @property
     def near_copies(self) -> float:
-        """The fraction of samples that lie nearer than all but 1 % of the held-out images do; about 0.01 by chance."""
+        """The fraction of samples that lie nearer than all but 1 % of the held-out images do; see `near_by_chance`."""
         return float((self.samples < np.quantile(self.held_out, NEAR)).mean())
 
 

@@ -1,7 +1,10 @@
 """Mistakes that can be found before the first step."""
 
 import shutil
+from pathlib import Path
 
+from undye.data.names import is_place
+from undye.data.report import show_path
 from undye.errors import UserError
 from undye.training.folder import RunFolder
 from undye.training.run import RunConfig
@@ -25,6 +28,22 @@ def check_processes(config: RunConfig, world: World) -> None:
         )
     if training.parallel == "fsdp" and training.optimizer == "muon" and world.size > 1:
         raise UserError("Muon needs whole weights: choose --training.optimizer adam with --training.parallel fsdp")
+
+
+def check_names(config: RunConfig, out: Path) -> None:
+    """Make sure that the run's folder can be written down, and is not among its own images.
+
+    Raises:
+        UserError: if it cannot, or is.
+    """
+    for name in (config.data, config.init or "", str(out)):
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(f"{show_path(name)!r} is no name in UTF-8, and cannot be stored: rename it") from None
+    data = Path(config.data)
+    if is_place(config.data) and data.is_dir() and out.absolute().resolve().is_relative_to(data.resolve()):
+        raise UserError(f"{out} lies in the data's own folder, so its sample grids would be trained on: choose another")
 
 
 def check_disk(folder: RunFolder, config: RunConfig, trainer: Trainer) -> None:

@@ -1,5 +1,6 @@
 """A run's folder: where its files are, and its config.toml."""
 
+import os
 import platform
 import shlex
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import tomli_w
 
 from undye.errors import UserError
-from undye.files import write_text
+from undye.files import sync, write_text
 from undye.structure import structure, unstructure
 from undye.training.run import RunConfig
 
@@ -77,10 +78,12 @@ class RunFolder:
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # the one who had it may have removed the name between our opening it and our locking it
+                held = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
             except OSError:
-                raise UserError(
-                    f"another process is training into {self.path}: wait for it, or choose another --out"
-                ) from None
+                held = False
+            if not held:
+                raise UserError(f"another process is training into {self.path}: wait for it, or choose another --out")
             try:
                 yield
             finally:
@@ -113,12 +116,14 @@ class RunFolder:
 
         about = read_toml(self.config).get("about") if self.exists() else None  # how it was started, not how it went on
         about = about or {
-            "command": shlex.join(sys.argv),
+            "command": shlex.join(sys.argv).encode("utf-8", "replace").decode(),
             "undye": version("undye"),
             "torch": version("torch"),
             "python": platform.python_version(),
         }
-        write_text(self.config, tomli_w.dumps({"about": about, **_without_none(unstructure(config))}))
+        text = tomli_w.dumps({"about": about, **_without_none(unstructure(config))})
+        write_text(self.config, text, durable=True)
+        sync(self.path.absolute().parent)  # a run that is new is a new name there
 
     def read_config(self) -> RunConfig:
         """Read config.toml.
@@ -128,6 +133,8 @@ class RunFolder:
         """
         data = read_toml(self.config)
         data.pop("about", None)
+        if not data.get("data") or "model" not in data:
+            raise UserError(f"{self.config} is damaged: it should say what the run is; bring it back, or start anew")
         return structure(RunConfig, data, str(self.config))
 
 

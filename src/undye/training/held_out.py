@@ -1,6 +1,7 @@
 """Images that a run is measured on but not trained on, and the quick measurement itself."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,14 +93,15 @@ class HeldOut:
         name = f"{held.name}, held out" if isinstance(held, Part) else held.name
         return cls(name, held.images(chosen), held.labels(chosen), watch.nll_draws)
 
-    def measure(self, model: Denoiser, step: int) -> Measured:
+    def measure(self, model: Denoiser, step: int, progress: Callable[[int, int], None] | None = None) -> Measured:
         """The variational bound of a model on these images, always with the same times and noise.
 
         Raises:
             UserError: if the model's answers are not finite.
         """
         start = time.perf_counter()
-        bits = Estimate.of(bits_per_dim(model, self.images, label=self.labels, draws=self.draws, seed=SEED).total)
+        terms = bits_per_dim(model, self.images, label=self.labels, draws=self.draws, seed=SEED, progress=progress)
+        bits = Estimate.of(terms.total)
         seconds = time.perf_counter() - start
         return Measured(step, bits.mean, bits.standard_error, len(self.images), self.draws, seconds)
 

@@ -34,7 +34,7 @@ def replicate(losses: Losses, world: World) -> nn.Module:
     if world.size == 1:
         return losses
     ids = [world.device.index or 0] if world.device.type == "cuda" else None
-    return DistributedDataParallel(losses, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(losses, device_ids=ids, gradient_as_bucket_view=True)
 
 
 def shard(denoiser: Denoiser, world: World) -> None:

@@ -4,8 +4,9 @@ RUN/ema/STEP.safetensors holds, for each length that was tracked, a state dict o
 in its header what the model is. A snapshot needs nothing else of its run.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -58,6 +59,9 @@ def write_snapshot(path: Path, averages: Averages) -> Path:
         "stds": list(averages.networks),
         "about": averages.about,
         "model": unstructure(averages.config),
+        "sha256": {
+            repr(std): _sum(_digest(n, w) for n, w in weights.items()) for std, weights in averages.networks.items()
+        },
     }
     tensors = {f"{std!r}.{name}": w for std, weights in averages.networks.items() for name, w in weights.items()}
     with atomic_path(path, durable=True) as temporary:
@@ -225,6 +229,7 @@ def _read_header(path: Path) -> dict[str, Any]:
 
 
 def _read_average(path: Path, std: float, own: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    digests = []
     with safe_open(path, framework="pt") as file:
         for name, w in own.items():
             try:
@@ -233,4 +238,17 @@ def _read_average(path: Path, std: float, own: dict[str, Tensor]) -> Iterator[tu
                 tensor = None
             if tensor is None or tensor.shape != w.shape:
                 raise UserError(f"{path}: weight {name!r} is not that of the other snapshots: remove the file")
+            digests.append(_digest(name, tensor))
             yield name, tensor
+        expected = json.loads(file.metadata()["undye"]).get("sha256", {}).get(repr(std))
+    if expected is not None and expected != _sum(digests):
+        raise UserError(f"{path} is damaged (its SHA-256 is not that in its header): remove the file")
+
+
+def _digest(name: str, weight: Tensor) -> str:
+    return hashlib.sha256(name.encode() + weight.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def _sum(digests: Iterable[str]) -> str:
+    """One digest of many, in whatever order they come."""
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()

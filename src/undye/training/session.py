@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -28,7 +29,7 @@ from undye.pictures import enlarge, make_grid, save_png
 from undye.sampling import sample
 from undye.training.batches import BatchStream
 from undye.training.budget import BudgetPlanner
-from undye.training.checks import check_disk, check_processes
+from undye.training.checks import check_disk, check_names, check_processes
 from undye.training.events import (
     BudgetSet,
     Event,
@@ -50,7 +51,15 @@ from undye.training.posthoc import Averages
 from undye.training.precision import Precision
 from undye.training.run import RunConfig
 from undye.training.saver import Saver, last_good
-from undye.training.setup import build_model, build_objective, check_shape, from_config, license_of, load_data
+from undye.training.setup import (
+    build_model,
+    build_objective,
+    check_shape,
+    fingerprint,
+    from_config,
+    license_of,
+    load_data,
+)
 from undye.training.signals import StopSignals
 from undye.training.trackers import check_trackers
 from undye.training.trainer import NonFiniteError, Trainer
@@ -69,6 +78,10 @@ class Interrupted(Exception):
     def __init__(self, signal: Signals):
         super().__init__(f"stopped by {signal.name}")
         self.signal = signal
+
+
+class SignalFirst(Exception):
+    """What was being drawn or measured is left, for a signal waits."""
 
 
 def run(
@@ -100,6 +113,7 @@ def run(
     folder = RunFolder(Path(out))
     config = with_absolute_paths(config)
     world.agreed(lambda: check_processes(config, world))
+    world.agreed(lambda: check_names(config, folder.path))
     told = list(listeners) if world.is_main else []
     with ExitStack() as held:
 
@@ -129,6 +143,7 @@ class _Session:
         new = plan.previous is None
         whole = world.agreed(lambda: load_data(config, new, lambda done, total: self.emit(Loading(done, total))))
         self.source, held = split(whole, config.watch.held_out)
+        self.fingerprint = fingerprint(self.source)
         self.config, denoiser = world.agreed(lambda: self._model(config, new))
         self.held_out = world.agreed(lambda: HeldOut.load(self.config, self.source, held))
         state = world.agreed(lambda: self._state(plan.previous))
@@ -143,6 +158,7 @@ class _Session:
             self.window = Window(self.window.num_steps, Sums(**state.values["window"]))
             self.trainer.load_state(state.values["step"], state.tensors, read_weights(plan.previous / WEIGHTS))
             self.trainer.skipped = state.values.get("skipped", 0)
+            self.trainer.skips_in_a_row = state.values.get("skips_in_a_row", 0)
         planned = state is None or state.values["planned"]
         if self.config.budget_seconds is not None and (state is None or not planned):
             self.trainer.total_steps = None
@@ -151,7 +167,8 @@ class _Session:
 
     def _model(self, config: RunConfig, new: bool) -> tuple[RunConfig, Denoiser]:
         if new:
-            return build_model(config, self.source)
+            # asked for once: the model that it started from may be gone when the run is saved
+            return build_model(replace(config, license=license_of(config)), self.source)
         check_shape(config.model, self.source)
         return config, from_config(config.model)
 
@@ -163,6 +180,11 @@ class _Session:
             raise UserError(
                 f"the data has {len(self.source):,} images, the run was started on {state.values['images']:,}: "
                 "give the same data, or start a new run with --init"
+            )
+        if state.values.get("fingerprint", self.fingerprint) != self.fingerprint:
+            raise UserError(
+                f"{self.source.name} holds other images, or in another order, than those the run was started on: give "
+                "the same data, or start a new run with --init"
             )
         return state
 
@@ -201,8 +223,15 @@ class _Session:
             balance=training.balance,
             workers=self._workers(),
             pin=self.world.device.type == "cuda",
-            tell=lambda line: self.emit(Notice(line)),
+            tell=self._tell_bad,
         )
+
+    def _tell_bad(self, line: str) -> None:
+        """Name an image that turned out to be bad; only the main process keeps a log."""
+        if self.world.is_main:
+            self.emit(Notice(line))
+        else:
+            print(f"undye: process {self.world.rank}: {line}", file=sys.stderr, flush=True)
 
     def _workers(self) -> int:
         """As many threads as asked; else enough to decode, and none where a thread would only cost time."""
@@ -310,7 +339,8 @@ class _Session:
         """Whatever is due after a step: the plan of a budget, a grid, a checkpoint."""
         step = self.trainer.step
         if self.planner is not None and self.world.broadcast(self.planner.tick()):
-            self.plan(self.planner)
+            with suppress(SignalFirst):  # then the plan is made after the run is resumed
+                self.plan(self.planner)
         elif step in self.preview_steps():
             self.preview()
         if self.nll_is_due(done):
@@ -354,9 +384,20 @@ class _Session:
         n, model = self.config.preview.n, self.config.model
         labels = None if model.num_classes is None else [i % model.num_classes for i in range(n)]
         steps = min(steps, model.schedule.num_steps)
-        images = sample(self.trainer.ema.model, n, steps=steps, seed=self.config.seed, label=labels)
+        model, seed = self.trainer.ema.model, self.config.seed
+        images = sample(model, n, steps=steps, seed=seed, label=labels, progress=self.give_way)
         self.spread_averages()
         return images
+
+    def give_way(self, *_: int) -> None:
+        """Called within what takes long between two steps: a signal is more urgent, and `catch_up` does it later.
+
+        Raises:
+            SignalFirst: if there is one.
+        """
+        # with the weights spread over the processes they would have to agree first
+        if not self.trainer.spread and self.trainer.flag():
+            raise SignalFirst
 
     def spread_averages(self) -> None:
         """Spread the averages over the processes again (fsdp): only a backward pass would, and they have none."""
@@ -367,7 +408,10 @@ class _Session:
         """Write a grid of samples."""
         if not self.world.is_main and not self.trainer.spread:
             return  # with the weights spread over the processes, all of them have to draw
-        images = self.draw_preview(self.config.preview.steps)
+        try:
+            images = self.draw_preview(self.config.preview.steps)
+        except SignalFirst:
+            return
         path = self.folder.samples / f"{self.trainer.step:08d}.png"
         if not self.world.is_main:
             return
@@ -386,7 +430,9 @@ class _Session:
             return  # with the weights spread over the processes, all of them have to compute
         assert self.held_out is not None
         try:
-            event = self.held_out.measure(self.trainer.ema.model, self.trainer.step)
+            event = self.held_out.measure(self.trainer.ema.model, self.trainer.step, self.give_way)
+        except SignalFirst:
+            return
         except UserError as error:
             event = Notice(f"step {self.trainer.step}: the held-out images could not be measured: {error}")
         self.spread_averages()
@@ -425,7 +471,7 @@ class _Session:
             "seed": self.config.seed,
             "training_loss": None if loss is None else round(loss, 6),
             "init": self.config.init and Path(self.config.init).name,
-            "license": license_of(self.config),
+            "license": self.config.license,
         }
 
     def save(self) -> None:
@@ -441,7 +487,9 @@ class _Session:
             "planned": trainer.total_steps is not None,
             "elapsed": self.window.elapsed(),
             "images": len(self.source),
+            "fingerprint": self.fingerprint,
             "skipped": trainer.skipped,
+            "skips_in_a_row": trainer.skips_in_a_row,
             "window": self.window.sums(),
         }
         config, size = self.config.model, count_weights(trainer.denoiser)

@@ -1,10 +1,12 @@
 """What a run is made of, from its configuration: images, model, objective."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 from undye.checkpoint.card import UNKNOWN_LICENSE, read_license
@@ -19,6 +21,7 @@ from undye.diffusion.weighting import VLB, WEIGHTINGS
 from undye.errors import UserError
 from undye.objective import HybridObjective, Objective, SimpleObjective, VLBObjective
 from undye.timesteps import timestep_sampler
+from undye.training.held_out import in_memory
 from undye.training.run import RunConfig
 
 
@@ -96,6 +99,24 @@ def build_objective(config: RunConfig) -> Objective:
     kind = HybridObjective if training.objective == "hybrid" else SimpleObjective
     weighting = VLB(model.variance) if training.weighting == "vlb" else WEIGHTINGS[training.weighting]()
     return kind(timesteps=timesteps, label_drop=training.label_drop, distance=training.distance, weighting=weighting)
+
+
+def fingerprint(source: ImageSource) -> str:
+    """A hash of what the images are: their names and classes, of 100,000 of them at most, and pixels that are at hand.
+
+    It tells files that were added, removed or renamed; not a file whose pixels were changed under its old name.
+    """
+    n = len(source)
+    some = np.unique(np.linspace(0, n - 1, min(n, 100_000)).round().astype(np.int64))
+    digest = hashlib.sha256(str(n).encode())
+    for name in source.names(some):
+        # a set that has no names for its images calls them by its own, which may be a path that has changed
+        digest.update(name.removeprefix(source.name).encode("utf-8", "surrogateescape") + b"\0")
+    if (labels := source.labels(some)) is not None:
+        digest.update(labels.astype("<i8").tobytes())
+    if in_memory(source):
+        digest.update(source.images(some[:: max(1, len(some) // 64)]).tobytes())
+    return digest.hexdigest()
 
 
 def license_of(config: RunConfig) -> str:

@@ -87,7 +87,7 @@ class Trainer:
         low = self.precision.lowest
         muon = {torch.float16: torch.float32}.get(low, low)  # fp16 has too few exponents for it
         self.optimizers = make_optimizers(self.denoiser, self.config, muon)
-        self.step = self.skipped = self._skips_in_a_row = 0
+        self.step = self.skipped = self.skips_in_a_row = 0
         self.total_steps: int | None = self.config.steps
 
     def learning_rate(self, step: int) -> float:
@@ -130,7 +130,7 @@ class Trainer:
             for optimizer in self.optimizers:
                 self.precision.scaler.step(optimizer)
             self.objective.timesteps.observe(t, losses)
-            self._skips_in_a_row = 0
+            self.skips_in_a_row = 0
         else:
             self._skip("loss" if not math.isfinite(loss) else "gradient", t, losses)
         self.precision.scaler.update()
@@ -151,8 +151,8 @@ class Trainer:
         """
         # with fp16 a gradient that overflows is how the scaler finds its factor
         expected = self.precision.scaler.is_enabled() and what == "gradient"
-        self._skips_in_a_row += 1
-        if (self.config.non_finite == "stop" and not expected) or self._skips_in_a_row >= SKIPS_IN_A_ROW:
+        self.skips_in_a_row += 1
+        if (self.config.non_finite == "stop" and not expected) or self.skips_in_a_row >= SKIPS_IN_A_ROW:
             raise NonFiniteError(self.step + 1, what, t, losses)
         self.skipped += 1
 
