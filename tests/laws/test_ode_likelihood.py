@@ -23,7 +23,9 @@ def truth(oracle, x) -> np.ndarray:
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_exact_trace_gives_the_true_density(name):
     """To the solver's tolerance, where nothing is left of the data at T and the path starts next to them."""
-    schedule = NoiseSchedule.named(name, 1000, **({} if name == "cosine" else {"beta_end": 0.04}))
+    schedule = NoiseSchedule.named(
+        name, 1000, **({} if name in ("cosine", "sigmoid_alpha_bar") else {"beta_end": 0.04})
+    )
     oracle = plane(schedule, "fixed_large")
     x = oracle.sample(32, seed=1)
     got = ode_bits_per_dim(oracle, x, trace="exact", sigma_min=3e-4, tolerance=1e-7)

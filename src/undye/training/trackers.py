@@ -27,6 +27,7 @@ from undye.training.events import Event, Failed, Finished, Logged, Measured, Not
 from undye.training.run import RunConfig
 
 IDS = "trackers.json"
+_IDS_LOCK = threading.Lock()
 """File in the run's folder with what the trackers call this run, so that it goes on there too when it is resumed."""
 WAITING = 10_000
 """Events that may wait for a tracker; more are lost to it."""
@@ -190,14 +191,15 @@ def open_trackers(
 def run_id(folder: Path, tracker: str) -> str:
     """What a tracker calls this run: made up once, and kept in the run's folder."""
     path = folder / IDS
-    try:
-        ids = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        ids = {}
-    if not isinstance(ids, dict) or not isinstance(ids.get(tracker), str):
-        ids = {**(ids if isinstance(ids, dict) else {}), tracker: f"{_plain(folder.name)}-{uuid4().hex[:8]}"}
-        write_text(path, json.dumps(ids, indent=2) + "\n")
-    return ids[tracker]
+    with _IDS_LOCK:  # trackers open in threads of their own, and share the file
+        try:
+            ids = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            ids = {}
+        if not isinstance(ids, dict) or not isinstance(ids.get(tracker), str):
+            ids = {**(ids if isinstance(ids, dict) else {}), tracker: f"{_plain(folder.name)}-{uuid4().hex[:8]}"}
+            write_text(path, json.dumps(ids, indent=2) + "\n")
+        return ids[tracker]
 
 
 def _plain(name: str) -> str:
