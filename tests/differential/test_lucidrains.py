@@ -159,9 +159,14 @@ def test_same_outputs_and_gradients(name, dtype, tolerance):
     # the gradients by their weights, moved to our names as the weights are; some of theirs are not used
     by_theirs = {k: torch.zeros_like(p) if p.grad is None else p.grad for k, p in theirs.named_parameters()}
     by_ours = from_lucidrains_weights(by_theirs, network)
-    # sums over all pixels: in float32 both are as far from the truth as from one another
+    # sums over all pixels: in float32 both are as far from the truth as from one another, so there the network's
+    # largest gradient is the measure, as for diffusers; each gradient's own, too, ten times as wide
+    largest = max(gradient.abs().max() for gradient in by_ours.values())
+    single = dtype == torch.float32
     for key, parameter in network.named_parameters():
-        assert close(parameter.grad, by_ours[key], 1e-4 if dtype == torch.float32 else tolerance), key
+        gradient = by_ours[key]
+        assert (parameter.grad - gradient).abs().max() <= tolerance * (gradient.abs().max() + single * largest), key
+        assert close(parameter.grad, gradient, 10 * tolerance), key
 
 
 @pytest.mark.parametrize("name", ["classes", "classes, learned variance"])

@@ -163,7 +163,7 @@ def test_a_named_set_is_measured_on_its_test_split(quiet: RunConfig) -> None:
 def test_a_model_that_has_diverged_is_told_and_the_run_goes_on(
     measured: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def diverged(self: HeldOut, model: object, step: int) -> Measured:
+    def diverged(self: HeldOut, model: object, step: int, *_: object) -> Measured:
         raise UserError("not finite")
 
     monkeypatch.setattr(HeldOut, "measure", diverged)

@@ -67,7 +67,7 @@ def test_a_line_without_a_single_step_is_valid_json(tmp_path: Path) -> None:
 
 def test_memory_is_that_of_this_process() -> None:
     before = process_memory()
-    held = torch.ones(8_000_000)
+    held = torch.ones(24_000_000)  # more than an allocator keeps for later
     assert process_memory() - before > 0.8 * held.numel() * 4
     assert device_memory() is None or torch.cuda.is_available()
 
