@@ -35,6 +35,11 @@ class Stream(IntEnum):
     TRAIN_DROPOUT = 12
     TRAIN_CROP = 13
     TRAIN_BALANCE = 14
+    BOOTSTRAP = 15
+    METRIC_SUBSETS = 16
+    FEATURES = 17
+    EDIT_NOISE = 18
+    TRAIN_BLOCKS = 19
 
 
 def generator(seed: int, stream: Stream, *counters: int) -> np.random.Generator:
