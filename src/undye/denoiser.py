@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64, Real
 from torch import Tensor, nn
 
 from undye.config import ModelConfig, ScheduleConfig
+from undye.config_grids import OptimisedGrid
 from undye.diffusion.prediction import PREDICTIONS
 from undye.diffusion.process import GaussianProcess
 from undye.diffusion.schedule import NoiseSchedule
@@ -51,6 +52,7 @@ class Denoiser(nn.Module):
         config: what the model is; enough, with the weights, to rebuild it.
         schedule: its NoiseSchedule.
         process: its GaussianProcess.
+        grids: the step grids that were made for it, by their number of steps: see `undye.optimise_grid`.
 
     Warns:
         SignalLeftWarning: if the schedule leaves signal at T.
@@ -63,6 +65,7 @@ class Denoiser(nn.Module):
         self.schedule = build_schedule(config.schedule)
         self.process = GaussianProcess(self.schedule)
         self.prediction = PREDICTIONS[config.prediction]
+        self.grids: dict[int, OptimisedGrid] = {}
         if (warning := signal_warning(config.schedule)) is not None:
             warnings.warn(warning, SignalLeftWarning, stacklevel=2)
 
@@ -114,7 +117,7 @@ class Denoiser(nn.Module):
             ValueError: for labels that are not the model's.
         """
         self._check(label)
-        value = self.network(x_t, self._time_input(t, x_t), label).to(x_t.dtype)
+        value = self.network(x_t, self.time_input(t, x_t), label).to(x_t.dtype)
         if self.config.variance not in LEARNED:
             return value, None
         value, learned = value.chunk(2, dim=1)
@@ -131,7 +134,7 @@ class Denoiser(nn.Module):
         elif not bool(((label >= 0) & (label < classes + null)).all()):
             raise ValueError(f"labels must lie in 0..{classes - 1}" + (f" ({classes}: none)" if null else ""))
 
-    def _time_input(self, t: Real[Tensor, " b"], x_t: Tensor) -> Float[Tensor, " b"]:
+    def time_input(self, t: Real[Tensor, " b"], x_t: Tensor) -> Float[Tensor, " b"]:
         """The one place where timesteps 1..T become what a network is fed."""
         kind, per_mille = self.config.time_input, 1000 / self.schedule.num_steps
         t = t.cpu().double()

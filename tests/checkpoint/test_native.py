@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 import undye
+from undye.checkpoint.checksums import checksums_text
 from undye.checkpoint.native import TrainState, checkpoints, find_checkpoint, load_train_state, save
 from undye.config import CompactConfig, ModelConfig, UNetConfig
 from undye.errors import UserError
@@ -147,7 +148,9 @@ def damage(folder: Path, how: str) -> None:
 def test_damage_is_named_in_one_line(tmp_path: Path, how: str, says: str) -> None:
     save(tmp_path / "model", model())
     damage(tmp_path / "model", how)
-    (tmp_path / "model" / "checksums.json").unlink()  # or that is all that is said
+    names = [name for name in ("config.json", "model.safetensors") if (tmp_path / "model" / name).exists()]
+    text = checksums_text(tmp_path / "model", names)  # or that is all that is said
+    (tmp_path / "model" / "checksums.json").write_text(text)
     with pytest.raises(UserError, match=says) as error:
         undye.load(tmp_path / "model")
     assert "\n" not in str(error.value)
@@ -209,6 +212,30 @@ def test_one_changed_byte_is_found(tmp_path: Path, name: str) -> None:
     read = load_train_state if name.startswith("train_state") else undye.load
     with pytest.raises(UserError, match=f"{name} is damaged .its SHA-256"):
         read(folder)
+
+
+def test_missing_checksums_are_missed_unless_an_older_version_wrote_the_model(tmp_path: Path) -> None:
+    folder = save(tmp_path / "model", model(), TrainState({"a": torch.zeros(3)}, {"step": 1}))
+    (folder / "checksums.json").unlink()
+    for read in (load_train_state, undye.load):
+        with pytest.raises(UserError, match=r"checksums\.json is missing.*use an earlier checkpoint"):
+            read(folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["checksums"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load_train_state(folder).values == {"step": 1}
+    undye.load(folder)
+
+
+def test_a_file_that_was_changed_on_purpose_is_taken_with_its_own_checksum(tmp_path: Path) -> None:
+    folder = save(tmp_path / "model", model())
+    (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
+    with pytest.raises(UserError, match=r"write [0-9a-f]{64} there") as error:
+        undye.load(folder)
+    found = str(error.value).split()[-2]
+    stored = json.loads((folder / "checksums.json").read_text())
+    (folder / "checksums.json").write_text(json.dumps(stored | {"config.json": found}))
+    undye.load(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff"])

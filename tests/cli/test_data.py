@@ -1,10 +1,13 @@
 """`undye data pack` and `undye data verify`."""
 
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.training.harness import Job, wait_until
 from undye.cli.main import main
 from undye.data import load_images
 
@@ -60,3 +63,27 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         main(["data", "pack", "--help"])
     assert stop.value.code in (0, None)
     assert "--image-size" in capsys.readouterr().out
+
+
+def slowly() -> None:
+    """In the other process: a set that takes minutes to pack."""
+    from undye.data import packing
+
+    append = packing.TensorWriter.append
+
+    def slow(self: packing.TensorWriter, array: np.ndarray) -> None:
+        time.sleep(0.05)
+        append(self, array)
+
+    packing.TensorWriter.append = slow  # pyrefly: ignore
+
+
+def test_a_terminated_pack_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    job = Job(["data", "pack", "fashion-mini", "--out", str(tmp_path / "out/x.pack")], tmp_path / "said", before=slowly)
+    job.start()
+    wait_until(job, lambda: any((tmp_path / "out").iterdir()))
+    job.send(signal.SIGTERM)
+    assert job.wait(20) == 143, job.said()
+    assert list((tmp_path / "out").iterdir()) == []
+    assert "Traceback" not in job.said()

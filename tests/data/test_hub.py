@@ -62,7 +62,7 @@ def test_load_dataset_and_its_stream(tmp_path, monkeypatch):
     table().to_parquet(tmp_path / "set/train.parquet")
     source = load_images(f"hf:{tmp_path / 'set'}")
     assert values(source) == [0, 1, 2, 3, 4, 5]
-    with pytest.raises(UserError, match=r"a stream cannot be gone on with.*undye data pack"):
+    with pytest.raises(UserError, match=r"a stream's images cannot be asked for.*undye data pack"):
         load_images(f"hf-stream:{tmp_path / 'set'}")
     undye.pack(f"hf-stream:{tmp_path / 'set'}", tmp_path / "x.pack", channels=1)
     packed = load_images(tmp_path / "x.pack")

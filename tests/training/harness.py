@@ -33,7 +33,7 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
         *("accelerate.state", "torch._dynamo", "torch.distributed.tensor", "torch.utils.tensorboard"),
-        *("undye.cli.train", "undye.training.console", "undye.training.session"),
+        *("undye.cli.train", "undye.training.console", "undye.training.session", "datasets"),
     ]
 )
 

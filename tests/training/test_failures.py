@@ -36,6 +36,7 @@ from undye.training.events import Event, Notice, StepDone
 from undye.training.folder import RunFolder
 from undye.training.plan import newest_whole
 from undye.training.run import RunConfig
+from undye.training.saver import forget_damaged
 from undye.training.session import Interrupted, run
 
 Listen = Callable[[Event], None]
@@ -387,8 +388,6 @@ FILES = ["config.json", "model.safetensors", "train_state/tensors.safetensors", 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     stopped: Path, tmp_path: Path, damage: str, file: str
 ) -> None:
-    if (file, damage) == ("checksums.json", "missing"):
-        return  # as version 0.1.0 left it
     shutil.copytree(stopped, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     DAMAGES[damage](folder.checkpoints / "8" / file)
@@ -406,6 +405,24 @@ def test_the_end_of_a_run_is_looked_at_too(stopped: Path, data: Path, tmp_path: 
     said = finish(Job(["train", "--resume", "--out", str(tmp_path / "run"), "--threads", "1"], tmp_path / "said.txt"))
     assert "8.damaged" in said
     assert_same_tensors(stopped, tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir() if "damaged" in p.name] == []
+
+
+def test_a_damaged_checkpoint_goes_once_a_newer_one_is_known_to_be_whole(stopped: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(stopped, out)
+    folder = RunFolder(out)
+    for name in ("2.damaged", "4.damaged", "6.damaged", "9.damaged"):
+        (folder.checkpoints / name).mkdir()
+    flip(folder.checkpoints / "8" / "model.safetensors")
+
+    def left() -> list[str]:
+        return sorted(p.name for p in folder.checkpoints.iterdir())
+
+    forget_damaged(folder, folder.checkpoints / "8")
+    assert left() == ["2.damaged", "4", "4.damaged", "6.damaged", "8", "9.damaged"], "8 is not whole itself"
+    assert newest_whole(folder, []) == folder.checkpoints / "4"
+    assert left() == ["4", "6.damaged", "8.damaged", "9.damaged"]
 
 
 def test_no_checkpoint_that_can_be_read(stopped: Path, tmp_path: Path) -> None:

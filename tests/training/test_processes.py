@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.training.harness import (
     PATIENCE,
@@ -74,6 +75,22 @@ def test_two_processes_take_the_steps_of_one(data: Path, tmp_path: Path, name: s
     assert "2 processes on cpu" in jobs[0].said()
     assert "step" not in jobs[1].said(), "only one of them talks"
     assert_close(alone(data, name), out)
+
+
+def test_averages_of_any_length_are_those_of_one_process(data: Path, tmp_path: Path) -> None:
+    """The snapshots for post-hoc EMA, also across a resumption by another number of processes."""
+    more = [*EXACT, *LABELS, "--training.ema-stds", "0.05", "0.1", "--training.ema-every", "8"]
+    finish(Job(tiny(data, tmp_path / "one", *more), tmp_path / "one.txt"))
+    finish_all(together(tiny(data, tmp_path / "two", *more, "--training.steps", "10"), tmp_path / "two"))
+    finish_all(together([*tiny(data, tmp_path / "two", *more), "--resume"], tmp_path / "more"))
+    names = [f"{step}.safetensors" for step in (8, 10, 16, 20)]
+    assert sorted(p.name for p in (tmp_path / "two" / "ema").iterdir()) == sorted(names)
+    for name in ("8.safetensors", "16.safetensors", "20.safetensors"):
+        a, b = (load_file(tmp_path / run / "ema" / name) for run in ("one", "two"))
+        assert a.keys() == b.keys()
+        assert len(a) > 2
+        assert max(far(a[k], b[k]) for k in a) < 1e-9
+        assert max(far(a[k], a[k].roll(1)) for k in a if a[k].numel() > 1) > 1e-3, "they are not all the same"
 
 
 @pytest.mark.parametrize("name", ["adam", pytest.param("fsdp", marks=pytest.mark.slow)])

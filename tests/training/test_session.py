@@ -14,7 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import undye
-from undye.checkpoint.native import checkpoints, find_checkpoint
+from undye.checkpoint.checksums import checksums_text
+from undye.checkpoint.native import CONFIG, STATE_FILES, WEIGHTS, checkpoints, find_checkpoint
 from undye.config import VarianceName
 from undye.errors import UserError
 from undye.training.events import BudgetSet, Event, Finished, Logged, Notice, Previewed, Saved, Started, StepDone
@@ -102,7 +103,8 @@ def test_a_checkpoint_without_the_history_of_losses_is_damaged(quiet: RunConfig,
     path = find_checkpoint(tmp_path / "run") / "train_state" / "tensors.safetensors"
     tensors = {k: v for k, v in load_file(path).items() if not k.startswith("timesteps.")}
     save_file(tensors, path)
-    (path.parent.parent / "checksums.json").unlink()
+    folder = path.parent.parent
+    (folder / "checksums.json").write_text(checksums_text(folder, [CONFIG, WEIGHTS, *STATE_FILES]))
     with pytest.raises(UserError, match="history of losses"):
         run(config, tmp_path / "run", resume=True)
 

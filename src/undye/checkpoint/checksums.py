@@ -19,7 +19,9 @@ def checksums_text(folder: Path, names: Iterable[str]) -> str:
 
 
 def check(folder: Path, names: Iterable[str]) -> None:
-    """Compare the files `names` (relative) of a folder with its checksums.json; without one there is nothing to do.
+    """Compare the files `names` (relative) of a folder with its checksums.json.
+
+    Without one there is nothing to do, unless config.json says that there should be one.
 
     Raises:
         UserError: naming the first file that is missing or not what was written.
@@ -28,7 +30,12 @@ def check(folder: Path, names: Iterable[str]) -> None:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return  # version 0.1.0 wrote none
+        if _promised(folder):
+            raise UserError(
+                f"{path} is missing, and without it damage to the other files would not be found: bring it back, or "
+                "use an earlier checkpoint"
+            ) from None
+        return
     except (OSError, ValueError, RecursionError):
         stored = None
     if not isinstance(stored, dict):
@@ -43,8 +50,17 @@ def check(folder: Path, names: Iterable[str]) -> None:
         if stored.get(name) != found:
             raise UserError(
                 f"{folder / name} is damaged (its SHA-256 is not that in {CHECKSUMS}): use an earlier checkpoint, "
-                f"or, if you changed the file yourself, remove {CHECKSUMS}"
+                f"or, if you changed the file yourself, write {found} there"
             )
+
+
+def _promised(folder: Path) -> bool:
+    """Whether a checkpoint was written with checksums; version 0.1.0 wrote none."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False  # whoever needs it will say what is wrong with it
+    return isinstance(config, dict) and config.get("checksums") == CHECKSUMS
 
 
 def _sha256(path: Path) -> str:

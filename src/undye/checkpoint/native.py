@@ -5,11 +5,12 @@ model.safetensors    the network's EMA weights
 train_state/         what resuming needs beside these: tensors.safetensors and state.json
 checksums.json       the SHA-256 of each of these
 metrics.json         what has been measured, if anything has
+grids.json           step grids that were made for the model, if any were
 README.md            what this is, for people: the model card
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,9 @@ from torch import Tensor
 
 from undye.checkpoint.card import CARD, MEASURED, Measurement, measurements_text, model_card, read_measurements
 from undye.checkpoint.checksums import CHECKSUMS, check, checksums_text
+from undye.checkpoint.grids import GRIDS, grids_text, read_grids
 from undye.config import SCHEMA_VERSION, ModelConfig
+from undye.config_grids import OptimisedGrid
 from undye.denoiser import Denoiser, channels_last
 from undye.errors import UserError
 from undye.files import atomic_path, write_text
@@ -49,6 +52,7 @@ class Snapshot:
         parameters: number of weights that are trained.
         train_state: to go on training; None for a model that is only to be used.
         about: facts for the model card and config.json.
+        grids: step grids that were made for the model.
     """
 
     config: ModelConfig
@@ -56,6 +60,7 @@ class Snapshot:
     parameters: int
     train_state: TrainState | None
     about: dict[str, Any]
+    grids: dict[int, OptimisedGrid] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -63,7 +68,7 @@ class Snapshot:
     ) -> "Snapshot":
         """Of a model as it is now; the tensors are not copied."""
         weights = denoiser.network.state_dict()
-        return cls(denoiser.config, weights, count_weights(denoiser), train_state, about or {})
+        return cls(denoiser.config, weights, count_weights(denoiser), train_state, about or {}, dict(denoiser.grids))
 
     def copied(self) -> "Snapshot":
         """The same with tensors of its own, on the CPU: training may go on while it is written."""
@@ -73,7 +78,7 @@ class Snapshot:
 
         state = self.train_state
         state = None if state is None else TrainState(own(state.tensors), dict(state.values))
-        return Snapshot(self.config, own(self.weights), self.parameters, state, dict(self.about))
+        return Snapshot(self.config, own(self.weights), self.parameters, state, dict(self.about), dict(self.grids))
 
 
 def save(
@@ -106,7 +111,12 @@ def write(folder: Path, snapshot: Snapshot) -> Path:
     train_state = snapshot.train_state
     with atomic_path(folder, durable=True) as temporary:
         temporary.mkdir()
-        config = {"schema_version": SCHEMA_VERSION, "model": unstructure(snapshot.config), "about": snapshot.about}
+        config = {
+            "schema_version": SCHEMA_VERSION,
+            "checksums": CHECKSUMS,  # says that the file has to be there
+            "model": unstructure(snapshot.config),
+            "about": snapshot.about,
+        }
         text = json.dumps(config, indent=2) + "\n"
         (temporary / CONFIG).write_text(text, encoding="utf-8")
         # the config travels in the header too, so that the file alone says what it is; one entry only, because
@@ -120,6 +130,8 @@ def write(folder: Path, snapshot: Snapshot) -> Path:
             (temporary / STATE / "state.json").write_text(
                 json.dumps(train_state.values, indent=2) + "\n", encoding="utf-8"
             )
+        if snapshot.grids:
+            (temporary / GRIDS).write_text(grids_text(snapshot.grids), encoding="utf-8")
         names = [CONFIG, WEIGHTS, *(STATE_FILES if train_state is not None else ())]
         (temporary / CHECKSUMS).write_text(checksums_text(temporary, names), encoding="utf-8")
     return folder
@@ -169,6 +181,7 @@ def load(source: str | Path, device: str | torch.device = "cpu", weights: Weight
     except ValueError as error:
         raise UserError(f"{folder / CONFIG}: {error}") from None
     load_weights(denoiser, tensors, folder / (WEIGHTS if weights == "ema" else STATE_FILES[0]))
+    denoiser.grids = read_grids(folder, denoiser.schedule.num_steps)
     return channels_last(denoiser).to(device).eval()
 
 

@@ -11,6 +11,7 @@ import tyro
 
 from undye.cli.options import Device, Threads
 from undye.cli.parse import parse
+from undye.cli.settings import Set, joined
 from undye.config import ModelConfig, NetworkConfig, PredictionName, ScheduleConfig, TimeInput, VarianceName
 from undye.data.names import NAMED_DATASETS, parse_image_size, show_size
 from undye.errors import UserError
@@ -59,6 +60,7 @@ class TrainArgs:
     """Settings from a file, such as another run's config.toml; flags override it."""
     init: Annotated[str, tyro.conf.arg(metavar="MODEL")] = ""
     """A model to start from instead of random weights."""
+    set: Set = ()
     resume: bool = False
     """Go on with the run in RUN if there is one."""
     seed: int = 0
@@ -77,6 +79,7 @@ class TrainArgs:
 def main(args: list[str]) -> int:
     """Run the command; returns the exit code."""
     preset, args = (args[0], args[1:]) if args and not args[0].startswith("-") else ("", args)
+    args = joined(args)
     base = _base(preset, _value(args, "--config"), _value(args, "--out") if "--resume" in args else "")
     parsed = parse(TrainArgs, args, f"undye train [{'|'.join(MODEL_PRESETS)}]", _description(), _to_args(base))
     config = _to_config(parsed, base)
@@ -145,6 +148,7 @@ def _to_args(c: RunConfig) -> TrainArgs:
         upscale=c.upscale,
         budget=f"{Decimal(repr(c.budget_seconds)):f}s" if c.budget_seconds is not None else "",
         init=c.init or "",
+        set=c.init_settings,
         seed=c.seed,
         license=c.license,
         model=model,
@@ -158,6 +162,8 @@ def _to_args(c: RunConfig) -> TrainArgs:
 def _to_config(a: TrainArgs, base: RunConfig) -> RunConfig:
     if a.budget and a.training.steps != base.training.steps:
         raise UserError("give --budget or --training.steps, not both: the budget decides the number of steps")
+    if a.set and not a.init:
+        raise UserError("--set says what another project's model does not: give that model with --init")
     if a.init and a.model != _to_args(base).model:
         raise UserError("--init takes the model as it is: leave --model.* out")
     model: ModelConfig = replace(base.model, **{f.name: getattr(a.model, f.name) for f in fields(ModelArgs)})
@@ -170,6 +176,7 @@ def _to_config(a: TrainArgs, base: RunConfig) -> RunConfig:
         upscale=a.upscale,
         budget_seconds=parse_duration(a.budget) if a.budget else None,
         init=a.init or None,
+        init_settings=a.set,
         seed=a.seed,
         license=a.license,
         model=model,

@@ -3,8 +3,8 @@
 `hf:NAME[:SPLIT][?image=COLUMN&label=COLUMN&config=NAME]`; NAME is the hub's, or a folder. They are Arrow files mapped
 from the disk, so any row can be read at any time, and an order can be gone on with from any place.
 
-A stream (`hf-stream:`) has no such access: to go on after a stop it would have to be read from its start again. It is
-therefore only packed (`undye data pack hf-stream:NAME ...`), which reads it once.
+A stream (`hf-stream:`) has no such access, only shards that are read from their start on. It can be trained on in an
+order made for that (`stream.py`, `stream_order.py`), or be packed (`undye data pack hf-stream:NAME ...`).
 """
 
 from collections.abc import Iterator
@@ -59,6 +59,20 @@ def parse_hub_name(text: str) -> HubName:
     return HubName(path, split or None, options.get("image"), options.get("label"), options.get("config"))
 
 
+def with_absolute_folder(text: str) -> str:
+    """The same name, whatever folder it is used from: a folder in it becomes an absolute path.
+
+    Raises:
+        UserError: see `parse_hub_name`.
+    """
+    path = parse_hub_name(text).path
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return text
+    prefix, _, rest = text.partition(":")
+    return f"{prefix}:{folder.absolute()}{rest.removeprefix(path)}"
+
+
 def is_saved_dataset(folder: Path) -> bool:
     """Whether `datasets` saved a data set here."""
     return any((folder / name).is_file() for name in _SAVED)
@@ -73,13 +87,13 @@ class HubMembers(Members):
         Raises:
             UserError: it cannot be had, or has no column of images, or several; named.
         """
-        self._table = _load(name, name.split or split, streaming=False)
+        self._table = load_table(name, name.split or split, streaming=False)
         self.name = show_path(name.path)
         self._column, label = find_columns(name, self._table.features)
         self.names = NumberedNames(len(self._table))
         if label is not None:
             self.own_labels, self.own_class_names = _labels(self.name, self._table, label)
-        self._rows = _undecoded(self._table.select_columns([self._column]), self._column)
+        self._rows = undecoded(self._table.select_columns([self._column]), self._column)
         fingerprint = getattr(self._table, "_fingerprint", None)
         self.stamp = None if fingerprint is None else _FingerprintStamp(f"{fingerprint} {self._column}")
 
@@ -98,14 +112,14 @@ def stream_rows(name: HubName, split: str) -> tuple[Iterator[tuple[Path | bytes 
     Raises:
         UserError: as `HubMembers`.
     """
-    table = _load(name, name.split or split, streaming=True)
+    table = load_table(name, name.split or split, streaming=True)
     if table.features is None:
         raise UserError(f"{show_path(name.path)} does not say what its columns are: load it whole, with hf:")
     column, label = find_columns(name, table.features)
     class_names = None if label is None else getattr(table.features[label], "names", None)
 
     def rows() -> Iterator[tuple[Path | bytes | None, Any]]:
-        for row in _undecoded(table, column):
+        for row in undecoded(table, column):
             try:
                 image = encoded(row[column])
             except BadImageError:
@@ -177,7 +191,12 @@ class _FingerprintStamp(Stamp):
         return True
 
 
-def _load(name: HubName, split: str, streaming: bool) -> Any:
+def load_table(name: HubName, split: str, streaming: bool) -> Any:
+    """The library's object for one split.
+
+    Raises:
+        UserError: it cannot be had, has no such split, or no rows.
+    """
     try:
         import datasets
     except ImportError:
@@ -206,7 +225,8 @@ def _load(name: HubName, split: str, streaming: bool) -> Any:
     return found
 
 
-def _undecoded(table: Any, column: str) -> Any:
+def undecoded(table: Any, column: str) -> Any:
+    """The same table, its images left as they are stored."""
     from datasets import Image
 
     return table.cast_column(column, Image(decode=False))

@@ -85,8 +85,8 @@ def load_images(
     elif isinstance(data, str) and data.startswith((HUB, HUB_STREAM)):
         if data.startswith(HUB_STREAM):
             raise UserError(
-                f"a stream cannot be gone on with from the middle: {HUB}{data.removeprefix(HUB_STREAM)} trains from "
-                f"the disk, or pack the stream once (undye data pack {data} --out FILE.pack)"
+                f"a stream's images cannot be asked for by number: {HUB}{data.removeprefix(HUB_STREAM)} reads them "
+                f"from the disk, or pack the stream once (undye data pack {data} --out FILE.pack)"
             )
         return _load_hub(parse_hub_name(data), wanted)
     else:

@@ -4,7 +4,9 @@ import queue
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,6 +28,10 @@ class Batch:
     x_0: Tensor
     label: Tensor | None
     examples: np.ndarray
+
+
+Part = Callable[[int, np.ndarray], Callable[[], Batch]]
+"""Of a step and some of its examples, what makes them: asked for in the reader's thread, called in a worker's."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,8 @@ class BatchStream:
 
     def at(self, step: int) -> Batch:
         """The batch of step number `step` (the first is 0), or this process's share of it."""
-        return self._finished([self._part(step, self._examples())])
+        with self._parts(step) as part:
+            return self._finished([part(step, self._examples())()])
 
     def since(self, step: int) -> Iterator[Batch]:
         """The batches of step `step`, `step + 1`, ..., without end.
@@ -100,18 +107,23 @@ class BatchStream:
         if self.tell is not None:
             self.source.on_bad = found.put  # from the workers' threads to the reader's
         try:
-            for batch in self._serial(step) if self.workers == 0 else self._parallel(step):
-                self._pass_on(found)
-                yield batch
+            with self._parts(step) as part:
+                for batch in self._serial(step, part) if self.workers == 0 else self._parallel(step, part):
+                    self._pass_on(found)
+                    yield batch
         finally:
             self._pass_on(found)
 
-    def _serial(self, step: int) -> Iterator[Batch]:
+    def names(self, step: int) -> list[str]:
+        """What a person would call the images of a whole batch."""
+        return self.source.names(self.indices(step, np.arange(self.batch_size)))
+
+    def _serial(self, step: int, part: Part) -> Iterator[Batch]:
         while True:
-            yield self.at(step)
+            yield self._finished([part(step, self._examples())()])
             step += 1
 
-    def _parallel(self, step: int) -> Iterator[Batch]:
+    def _parallel(self, step: int, part: Part) -> Iterator[Batch]:
         # each batch in as many parts as there are workers, so that the next one due is worked on by all of them
         parts = np.array_split(self._examples(), min(self.workers, len(self._examples())))
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="undye-batches")
@@ -119,7 +131,7 @@ class BatchStream:
         try:
             while True:
                 while len(pending) <= self.ahead:
-                    pending.append([pool.submit(self._part, step, part) for part in parts])
+                    pending.append([pool.submit(part(step, some)) for some in parts])
                     step += 1
                 yield self._finished([future.result() for future in pending.popleft()])
         finally:
@@ -128,16 +140,23 @@ class BatchStream:
     def _examples(self) -> np.ndarray:
         return np.array(range(self.batch_size) if self.share is None else self.share)
 
-    def _part(self, step: int, examples: np.ndarray) -> Batch:
+    @contextmanager
+    def _parts(self, step: int) -> Iterator[Part]:
+        """What is asked for parts of batches, from a step on."""
+        yield lambda step, examples: partial(self._decoded, step, examples)
+
+    def _decoded(self, step: int, examples: np.ndarray) -> Batch:
         indices = self.indices(step, examples)
         if self.crop == "random":
             images = self.source.crops(indices, self._uniform(Stream.TRAIN_CROP, step, examples, 2))
         else:
             images = self.source.images(indices)
+        return self._batch(step, examples, images, self.source.labels(indices) if self.labels else None)
+
+    def _batch(self, step: int, examples: np.ndarray, images: np.ndarray, label: np.ndarray | None) -> Batch:
         if self.flip:
             mirrored = self._uniform(Stream.TRAIN_FLIP, step, examples, 1)[:, 0] < 0.5
             images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
-        label = self.source.labels(indices) if self.labels else None
         return Batch(to_signed(images), None if label is None else torch.from_numpy(label), examples)
 
     def _uniform(self, stream: Stream, step: int, examples: np.ndarray, count: int) -> np.ndarray:

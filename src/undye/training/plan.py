@@ -6,15 +6,17 @@ from pathlib import Path
 
 from undye.checkpoint.load import load
 from undye.checkpoint.native import load_train_state, read_train_values
-from undye.data.names import is_place
+from undye.data.hub import with_absolute_folder
+from undye.data.names import HUB, HUB_STREAM, is_place
 from undye.errors import UserError
 from undye.files import remove, remove_temporaries
 from undye.training.events import Finished, Listener, Notice, Started
 from undye.training.folder import RunFolder, continue_run
 from undye.training.listeners import JsonLog
 from undye.training.posthoc import forget_after
+from undye.training.report import REPORT, Report
 from undye.training.run import RunConfig
-from undye.training.saver import rotate
+from undye.training.saver import DAMAGED, forget_damaged, rotate
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ def make_plan(config: RunConfig, folder: RunFolder, resume: bool, listeners: Seq
         folder.check_new()
         remove_temporaries(folder.path)
         return Plan(config)
-    stored = folder.read_config()
+    # version 0.1.0 left the folders in names of hf: as they were
+    stored = with_absolute_paths(folder.read_config())
     # how it is watched may change, but not which images are held out
     stored = replace(stored, watch=replace(config.watch, held_out=stored.watch.held_out))
     config = continue_run(stored, config)
@@ -57,6 +60,8 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     data = config.data
     if data and is_place(data):
         data = str(Path(data).expanduser().absolute())
+    elif data.startswith((HUB, HUB_STREAM)):
+        data = with_absolute_folder(data)
     init = config.init and str(Path(config.init).expanduser().absolute())
     return replace(config, data=data, init=init)
 
@@ -73,9 +78,12 @@ def is_finished(checkpoint: Path, config: RunConfig) -> bool:
 def finish_up(folder: RunFolder, config: RunConfig, last: Path) -> None:
     """What a run does after its last checkpoint, in case it was killed in between."""
     rotate(folder, config.checkpoint)
+    end = Finished(int(last.name), True, read_train_values(last)["elapsed"])
     if not folder.log.exists() or '"completed": true' not in folder.log.read_text(encoding="utf-8", errors="replace"):
-        step = int(last.name)
-        JsonLog(folder.log, step)(Finished(step, True, read_train_values(last)["elapsed"]))
+        JsonLog(folder.log, end.step)(end)
+    report = folder.path / REPORT
+    if not report.exists() or report.stat().st_mtime < folder.log.stat().st_mtime:
+        Report(folder.path)(end)
 
 
 def newest_whole(folder: RunFolder, listeners: Sequence[Listener]) -> Path | None:
@@ -94,11 +102,12 @@ def newest_whole(folder: RunFolder, listeners: Sequence[Listener]) -> Path | Non
             damaged.append((path, error))
             continue
         for broken, error in damaged:
-            aside = broken.with_name(f"{broken.name}.damaged")
+            aside = broken.with_name(f"{broken.name}{DAMAGED}")
             remove(aside)
             broken.rename(aside)
             for listener in listeners:
                 listener(Notice(f"{error}; kept as {aside.name}, going on from the one before"))
+        forget_damaged(folder, path)
         return path
     if damaged:
         raise UserError(

@@ -54,6 +54,8 @@ class TrainingConfig:
     the data and the machine need. The result does not depend on it."""
     prefetch: int = 4
     """Batches that they prepare ahead."""
+    shuffle_block: int = 10_000
+    """Rows of a stream (hf-stream:) that are shuffled together; twice as many are held in memory, encoded."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = "auto"
     """Arithmetic of the network. auto: bf16 on a CPU with bf16 matrix units (AMX) or a GPU that has it, else fp32;
     fp16: for GPUs without bf16; fp64: for comparisons."""
@@ -122,6 +124,8 @@ class RunConfig:
     """None: 3 if any image has colour, else 1."""
     init: str | None = None
     """A model to start from, instead of random weights."""
+    init_settings: tuple[str, ...] = ()
+    """KEY=VALUE: what another project's model, to start from, does not say of itself."""
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -144,6 +148,7 @@ class RunConfig:
             ("training.steps", t.steps, 1), ("training.batch-size", t.batch_size, 1), ("training.warmup", t.warmup, 0),
             ("checkpoint.every", c.every, 1), ("training.accumulate", t.accumulate, 1), ("checkpoint.keep", c.keep, 1),
             ("training.workers", t.workers or 0, 0), ("training.prefetch", t.prefetch, 1),
+            ("training.shuffle-block", t.shuffle_block, 1),
             ("checkpoint.keep-every", c.keep_every, 0), ("preview.count", p.count, 0),
             ("preview.n", p.n, 1), ("preview.steps", p.steps, 1), ("seed", self.seed, 0),
             ("training.grad-clip", t.grad_clip, 0), ("training.ema-every", t.ema_every, 1),

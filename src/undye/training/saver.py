@@ -1,15 +1,20 @@
 """Checkpoints written in the background: the loop goes on while the disk works."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from undye.checkpoint.native import Snapshot, checkpoints, write
+from undye.checkpoint.checksums import check
+from undye.checkpoint.native import CONFIG, STATE_FILES, WEIGHTS, Snapshot, checkpoints, write
 from undye.errors import UserError
 from undye.files import remove, sync
 from undye.training.folder import RunFolder
 from undye.training.posthoc import SUFFIX, Averages, write_snapshot
 from undye.training.run import CheckpointConfig
+
+DAMAGED = ".damaged"
+"""What the name of a checkpoint that could not be read ends in, once another one has taken its place."""
 
 
 @dataclass
@@ -106,6 +111,7 @@ class Saver:
             remove(path)  # something of that name that is no checkpoint
             write(path, snapshot)
         rotate(self.folder, self.config)
+        forget_damaged(self.folder, path)
         return path
 
 
@@ -114,6 +120,16 @@ def rotate(folder: RunFolder, config: CheckpointConfig) -> None:
     for path in checkpoints(folder.path)[: -config.keep]:
         if not config.keep_every or int(path.name) % config.keep_every:
             remove(path)
+
+
+def forget_damaged(folder: RunFolder, newest: Path) -> None:
+    """Remove the checkpoints set aside as damaged that are no newer than `newest`, if that one is whole itself."""
+    aside = [p for p in folder.checkpoints.glob(f"*{DAMAGED}") if p.stem.isdigit() and int(p.stem) <= int(newest.name)]
+    if aside:
+        with suppress(UserError):
+            check(newest, (CONFIG, WEIGHTS, *STATE_FILES))
+            for path in aside:
+                remove(path)
 
 
 def last_good(folder: RunFolder) -> str:

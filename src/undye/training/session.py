@@ -21,6 +21,8 @@ from undye.checkpoint.native import (
     load_train_state,
     read_weights,
 )
+from undye.data.hub_stream import StreamError
+from undye.data.stream import StreamSource
 from undye.denoiser import Denoiser
 from undye.device import supports_bf16
 from undye.errors import SaidElsewhereError, UserError
@@ -61,6 +63,7 @@ from undye.training.setup import (
     load_data,
 )
 from undye.training.signals import StopSignals
+from undye.training.stream_batches import StreamBatches
 from undye.training.trackers import check_trackers
 from undye.training.trainer import NonFiniteError, Trainer
 from undye.training.window import Sums, Window
@@ -176,7 +179,11 @@ class _Session:
         if previous is None:
             return None
         state = load_train_state(previous)
-        if state.values["images"] != len(self.source):
+        if isinstance(self.source, StreamSource):
+            counts = state.values.get("rows", ())
+            if len(counts) == len(self.source.counts):  # else the fingerprint differs too
+                self.source.learn(counts)
+        elif state.values["images"] != len(self.source):
             raise UserError(
                 f"the data has {len(self.source):,} images, the run was started on {state.values['images']:,}: "
                 "give the same data, or start a new run with --init"
@@ -210,21 +217,23 @@ class _Session:
         return trainer, notes
 
     def _stream(self) -> BatchStream:
-        training = self.config.training
-        return BatchStream(
-            self.source,
-            training.batch_size,
-            self.config.seed,
-            training.flip,
-            labels=self.config.model.num_classes is not None,
-            ahead=training.prefetch,
-            share=self.world.share(training.batch_size),
-            crop=training.crop,
-            balance=training.balance,
-            workers=self._workers(),
-            pin=self.world.device.type == "cuda",
-            tell=self._tell_bad,
-        )
+        training, source = self.config.training, self.source
+        settings: dict[str, Any] = {
+            "batch_size": training.batch_size,
+            "seed": self.config.seed,
+            "flip": training.flip,
+            "labels": self.config.model.num_classes is not None,
+            "ahead": training.prefetch,
+            "share": self.world.share(training.batch_size),
+            "crop": training.crop,
+            "balance": training.balance,
+            "workers": self._workers(),
+            "pin": self.world.device.type == "cuda",
+            "tell": self._tell_bad,
+        }
+        if isinstance(source, StreamSource):
+            return StreamBatches(source=source, **settings, block=training.shuffle_block)
+        return BatchStream(source=source, **settings)
 
     def _tell_bad(self, line: str) -> None:
         """Name an image that turned out to be bad; only the main process keeps a log."""
@@ -302,11 +311,16 @@ class _Session:
                 f"{error}: the batch is described in {self.describe_batch(error)}; lower --training.lr, look at these "
                 f"images, or go on past such steps with --training.non-finite skip; {last_good(self.folder)}"
             ) from None
+        except StreamError as error:
+            self.tell_saved(wait=True)
+            raise UserError(
+                f"{error}; this was needed for step {self.trainer.step + 1}: {last_good(self.folder)}, go on with "
+                "--resume"
+            ) from None
 
     def describe_batch(self, error: NonFiniteError) -> Path:
         """Write down the images, timesteps and losses of the step that could not be taken."""
-        examples = np.arange(len(error.t))
-        names = self.source.names(self.stream.indices(error.step - 1, examples))
+        names = self.stream.names(error.step - 1)
         rows = [
             {"image": name, "t": int(t), "loss": repr(float(loss))}
             for name, t, loss in zip(names, error.t, error.losses, strict=True)
@@ -454,12 +468,18 @@ class _Session:
         ):
             self.measure()
 
+    def images(self) -> int | None:
+        """The number of images; of a stream, once it is known."""
+        if isinstance(self.source, StreamSource):
+            return self.source.total
+        return len(self.source)
+
     def about(self) -> dict[str, Any]:
         """What a checkpoint says of how it was made."""
         training, loss = self.config.training, self.window.loss()
         return {
             "data": self.source.name,
-            "images": len(self.source),
+            "images": self.images(),
             "step": self.trainer.step,
             "of_steps": self.trainer.total_steps,
             "batch_size": training.batch_size,
@@ -486,8 +506,9 @@ class _Session:
             "step": trainer.step,
             "planned": trainer.total_steps is not None,
             "elapsed": self.window.elapsed(),
-            "images": len(self.source),
+            "images": self.images(),
             "fingerprint": self.fingerprint,
+            **({"rows": list(self.source.counts)} if isinstance(self.source, StreamSource) else {}),
             "skipped": trainer.skipped,
             "skips_in_a_row": trainer.skips_in_a_row,
             "window": self.window.sums(),

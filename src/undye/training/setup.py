@@ -10,11 +10,15 @@ import numpy as np
 import torch
 
 from undye.checkpoint.card import UNKNOWN_LICENSE, read_license
+from undye.checkpoint.imported import Settings
 from undye.checkpoint.load import is_foreign, load
 from undye.checkpoint.native import find_checkpoint
 from undye.config import ModelConfig
 from undye.data import load_images
+from undye.data.hub_stream import HubStream
+from undye.data.names import HUB_STREAM
 from undye.data.source import ImageSource
+from undye.data.stream import StreamSource
 from undye.denoiser import Denoiser
 from undye.diffusion.variance import LEARNED
 from undye.diffusion.weighting import VLB, WEIGHTINGS
@@ -35,9 +39,11 @@ def load_data(config: RunConfig, new: bool = True, progress: Callable[[int, int]
         size = config.model.image_size
         channels = 1 if config.model.channels == 1 else 3
     elif config.init is not None:
-        initial = load(config.init).config
+        initial = _initial(config).config
         size = size or initial.image_size
         channels = channels or (1 if initial.channels == 1 else 3)
+    if config.data.startswith(HUB_STREAM):
+        return _load_stream(config, size, channels)
     return load_images(
         config.data,
         image_size=size,
@@ -49,10 +55,28 @@ def load_data(config: RunConfig, new: bool = True, progress: Callable[[int, int]
     )
 
 
+def _initial(config: RunConfig) -> Denoiser:
+    """The model to start from."""
+    assert config.init is not None
+    return load(config.init, settings=Settings.parse(config.init_settings).values)
+
+
+def _load_stream(config: RunConfig, size: tuple[int, int] | None, channels: Literal[1, 3] | None) -> StreamSource:
+    """A stream, unless something is asked for that needs all of its rows beforehand."""
+    if config.labels == "folders":
+        raise UserError("--labels folders is for folders and archives: a stream brings its own labels, --labels auto")
+    if config.watch.held_out or config.watch.nll_every:
+        raise UserError(
+            "nothing can be held out of a stream, for the number of its images is not known: leave --watch.held-out "
+            "and --watch.nll-every out and measure afterwards (undye eval), or pack the stream (undye data pack)"
+        )
+    return StreamSource(HubStream(config.data, "train", config.labels != "none"), size, channels, config.upscale)
+
+
 def build_model(config: RunConfig, source: ImageSource) -> tuple[RunConfig, Denoiser]:
     """The model of a run, in the shape of its data; the config with that filled in."""
     if config.init is not None:
-        denoiser = load(config.init)
+        denoiser = _initial(config)
         have = denoiser.config
         if (have.channels, have.num_classes) != (source.channels, source.num_classes):
             raise UserError(
@@ -104,8 +128,11 @@ def build_objective(config: RunConfig) -> Objective:
 def fingerprint(source: ImageSource) -> str:
     """A hash of what the images are: their names and classes, of 100,000 of them at most, and pixels that are at hand.
 
-    It tells files that were added, removed or renamed; not a file whose pixels were changed under its old name.
+    It tells files that were added, removed or renamed; not a file whose pixels were changed under its old name. Of a
+    stream it is a hash of its first rows.
     """
+    if isinstance(source, StreamSource):
+        return source.fingerprint()
     n = len(source)
     some = np.unique(np.linspace(0, n - 1, min(n, 100_000)).round().astype(np.int64))
     digest = hashlib.sha256(str(n).encode())
