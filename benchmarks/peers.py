@@ -26,14 +26,13 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     import torch
 
-    from benchmarks import frechet, quality, speed
+    from benchmarks import quality, speed
     from benchmarks.data import load, machine, say
     from benchmarks.report import markdown
     from undye.errors import UserError
     from undye.training.run import parse_duration
 
     torch.set_num_threads(args.threads)
-    frechet.self_check()
     try:
         images, budget = load(args.data), parse_duration(args.budget)
     except UserError as error:

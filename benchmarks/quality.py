@@ -10,10 +10,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import undye
-from benchmarks import classifier
 from benchmarks.contenders import DDIM_STEPS, PEERS, SAMPLE_BATCH, Diffusers, Peer
 from benchmarks.data import Images, batches, say
-from benchmarks.frechet import with_spread
+from undye.metrics.bootstrap import fid_replicates, resample_weights
+from undye.metrics.extractor import FeatureExtractor, default_extractor, load_extractor
+from undye.metrics.moments import Moments
 from undye.pictures import enlarge, make_grid, save_png
 from undye.training.events import BudgetSet, Event, Finished, Logged, Started
 
@@ -38,12 +39,15 @@ def measure(
     Returns:
         What peers.json holds under "quality".
     """
-    model, about = classifier.train(images, seed)
+    extractor = _extractor(images.name, seed)
+    about = {"dims": extractor.dims, "sha256": extractor.hash, **extractor.recipe()["trained"]}
     say(f"classifier: {about['test_accuracy']:.1%} of the test images right")
-    reference = model.features(images.test)
+    reference = Moments.of(extractor(images.test).pooled)
 
     def distance(name: str, what: np.ndarray) -> dict[str, object]:
-        value, spread = with_spread(model.features(what), reference, seed)
+        found = fid_replicates(extractor(what).pooled, reference, resample_weights(len(what), seed=seed))
+        assert found is not None, "fewer images than features"
+        value, spread = found.value, found.interval().standard_error
         say(f"quality: {name}: Frechet distance {value:.2f} (spread {spread:.2f})")
         return {"name": name, "n": len(what), "frechet": value, "spread": spread}
 
@@ -71,6 +75,15 @@ def measure(
         "bounds": bounds,
         "contenders": rows,
     }
+
+
+def _extractor(name: str, seed: int) -> FeatureExtractor:
+    """The features that ship with undye where they fit the data, else some trained here."""
+    known = default_extractor(name)
+    if known is not None:
+        return load_extractor(known, "cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        return undye.train_features(name, Path(folder) / "features.safetensors", seed=seed, device="cpu")
 
 
 def _undye(images: Images, budget: float, samples: int, seed: int) -> Trained:

@@ -58,9 +58,10 @@ def _quality(quality: dict[str, Any]) -> list[str]:
         f"## Samples after {quality['budget_seconds']:g} s of training",
         "",
         f"Frechet distance (lower is better) of {quality['samples']:,} samples, DDIM {quality['ddim_steps']} steps, to "
-        f"the {quality['test_images']:,} test images, in the 64 penultimate features of a classifier trained here "
-        f"({about['test_accuracy']:.1%} right on the test images). In brackets: its spread over random halves of "
-        "the samples. Distances from different numbers of images do not compare: few images lie farther away.",
+        f"the {quality['test_images']:,} test images, in the {about.get('dims', 64)} penultimate features of a "
+        f"classifier of undye's ({about['test_accuracy']:.1%} right on the test images). In brackets: its standard "
+        "error by bootstrap over the samples. Distances from different numbers of images do not compare: few images "
+        "lie farther away.",
         "",
         "| what | Frechet distance | steps | batch | lr | training seconds |",
         "|---|---:|---:|---:|---:|---:|",

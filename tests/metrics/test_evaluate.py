@@ -120,7 +120,7 @@ def test_progress_names_what_it_is_about(folder):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"metrics": ["fid"]}, "unknown metric 'fid'"),
+        ({"metrics": ["fit"]}, "unknown metric 'fit'"),
         ({"metrics": []}, "no metric"),
         ({"n": 0}, "at least 1"),
         ({"seed": -1}, "seed"),

@@ -2,19 +2,22 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from undye.cli.bars import Bars
+from undye.cli.eval_table import table
 from undye.cli.options import Device, Threads, Weights
 from undye.cli.parse import parse
-from undye.cli.progress import Progress
-from undye.data.names import NAMED_DATASETS, parse_image_size
+from undye.cli.settings import Set, joined
+from undye.data.names import HUB, NAMED_DATASETS, parse_image_size
 from undye.errors import UserError
 
-RATE_ROWS = 10
+IN_FEATURES = {"fid", "kid", "is", "pr", "sfid", "fid-per-class", "neighbours"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,18 +25,28 @@ class EvalArgs:
     """The flags of `undye eval`."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run folder or a checkpoint folder."""
+    """A run folder, a checkpoint folder or another project's model. Or images that were made elsewhere: a folder, an
+    archive, an .npz / .npy file, or a named data set (its training images)."""
     data: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = ""
-    """A named data set (its test images), a folder of images, or an .npz / .npy file."""
-    metrics: tuple[Literal["nll", "rate-distortion", "ode", "memorization"], ...] = ("nll",)
-    """nll: the variational bound in bits/dim; rate-distortion: the paper's Table 4; ode: the probability-flow ODE's
-    likelihood, an independent bound; memorization: are samples nearer to the training images than unseen images?"""
+    """What to measure on and beside: a named data set (its test images), a folder of images, or an .npz / .npy file."""
+    metrics: tuple[
+        Literal[
+            "nll", "rate-distortion", "ode", "memorization", "fid", "kid", "is", "pr", "sfid", "fid-per-class",
+            "neighbours",
+        ],
+        ...,
+    ] = ("nll",)  # fmt: skip
+    """What a model says of images: nll (the variational bound in bits/dim), rate-distortion (the paper's Table 4), ode
+    (the probability-flow ODE's likelihood, an independent bound). Samples beside the data, in features: fid (and
+    FID-infinity), kid, is (Inception Score), pr (precision, recall, density, coverage), sfid, fid-per-class. Samples
+    beside the training images: memorization (are they nearer than unseen images?), neighbours."""
     out: Annotated[str, tyro.conf.arg(metavar="REPORT.json")] = ""
     """Also write everything, with how it was made, as JSON."""
     card: bool = False
     """Also write the numbers into the model card (README.md) of the checkpoint."""
-    n: int = 1000
-    """Images, drawn from the data by the seed."""
+    n: int | None = None
+    """Samples of the model, and images of the data for the likelihoods; without it 10,000 samples for metrics in
+    features, else 1,000."""
     exact: bool = False
     """Every term of the bound, all T of them, instead of some drawn for each image."""
     draws: int | None = None
@@ -52,8 +65,23 @@ class EvalArgs:
     """ode: noise where the path starts, in units of [-1, 1] (0.003)."""
     repeats: int | None = None
     """ode: dequantisations of each image (1)."""
+    sampler: str = ""
+    """Samples: how they are drawn; without it as `undye sample` does, as for the next two."""
+    sampler_options: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Samples: the sampler's options, such as eta=1 or clip=false."""
     sample_steps: int | None = None
-    """memorization: DDIM steps of each sample (50)."""
+    """Samples: steps of the grid."""
+    sample_grid: str = ""
+    """Samples: how the steps are spread over the times."""
+    guidance: float | None = None
+    """Samples: classifier-free guidance (1), for models with labels, which draw sample i of class i mod K."""
+    samples: Annotated[str, tyro.conf.arg(metavar="DIR")] = ""
+    """Samples: keep them in this folder; without it in the cache. What is there already is checked, not drawn again."""
+    features: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")] = ""
+    """fid and its kin: what they are measured in: fashion-mnist, inception, inception:FILE, a file of `undye features`,
+    an .onnx file; without it the one that ships for the data set."""
+    neighbours: Annotated[str, tyro.conf.arg(metavar="NEAREST.png")] = ""
+    """neighbours: also write the first samples, each with its nearest training images."""
     held_out: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = ""
     """memorization: images that the model was not trained on; without it the data's test split, if it has one."""
     pairs: Annotated[str, tyro.conf.arg(metavar="PAIRS.png")] = ""
@@ -73,56 +101,53 @@ class EvalArgs:
     batch_size: int | None = None
     """Network inputs at a time; without it chosen by their size."""
     weights: Weights = "ema"
+    set: Set = ()
     device: Device = ""
     threads: Threads = 0
 
 
 def main(args: list[str]) -> int:
     """Run the command; returns the exit code."""
-    a = parse(EvalArgs, args, "undye eval", "Measure how good a model is.")
+    a = parse(EvalArgs, joined(args), "undye eval", "Measure how good a model is.")
     if not a.data:
         raise UserError(f"no data: give --data a folder, an .npz file, or one of {', '.join(NAMED_DATASETS)}")
     size = parse_image_size(a.image_size) if a.image_size else None
-    if not Path(a.model).exists():
-        raise UserError(f"no model at {a.model}: give a run folder or a checkpoint folder")
+    if not Path(a.model).exists() and a.model not in NAMED_DATASETS and not a.model.startswith(HUB):
+        raise UserError(f"no model at {a.model}: give a run folder or a checkpoint folder, or images")
     if a.out:
-        _check_out(Path(a.out))
+        check_out(Path(a.out))
+    for picture in filter(None, (a.pairs, a.neighbours)):
+        if Path(picture).suffix.lower() != ".png":
+            raise UserError(f"cannot write a picture to {picture}: give a .png file")
     given = _given(a)
     if a.card:
         _check_card(a)
 
+    from undye.checkpoint.imported import Settings
     from undye.device import set_threads
-    from undye.files import write_text
     from undye.metrics.evaluate import evaluate
+    from undye.metrics.findings import UnfinishedReport
     from undye.world import World
 
     set_threads(a.threads or None)
     world = World(a.device or None)
-    bars: dict[str, Progress] = {}
-
-    def tick(metric: str, done: int, total: int) -> None:
-        unit = {"ode": "images", "loading": "images"}.get(metric, "network calls")
-        if metric not in bars:
-            bars[metric] = Progress(metric, unit, quiet=not world.is_main)
-        bars[metric](done, total)
-        if done == total:
-            bars[metric].close()
-
+    unfinished: UnfinishedReport | None = None
     try:
-        report = evaluate(
-            a.model, a.data, a.metrics, n=a.n, **given, seed=a.seed, split=a.split, labels=a.labels,
-            image_size=size, channels=a.channels, upscale=a.upscale, batch_size=a.batch_size,
-            device=str(world.device), progress=tick, world=world, weights=a.weights,
-        )  # fmt: skip
-    finally:
-        for bar in bars.values():
-            bar.close()
+        with Bars(quiet=not world.is_main) as bars:
+            report = evaluate(
+                a.model, a.data, a.metrics, n=a.n, **given, out=a.out or None, seed=a.seed, split=a.split,
+                labels=a.labels, image_size=size, channels=a.channels, upscale=a.upscale, batch_size=a.batch_size,
+                device=str(world.device), progress=bars, world=world, weights=a.weights,
+                settings=Settings.parse(a.set).values,
+            )  # fmt: skip
+    except UnfinishedReport as error:
+        report, unfinished = error.report, error
     if not report:
         return 0  # another process has it all
     print("\n".join(table(report)))
-    if a.out:
-        write_text(Path(a.out), json.dumps(report, indent=2, allow_nan=False) + "\n")
-        print(a.out)
+    for path in filter(None, (a.out, a.pairs, a.neighbours)):
+        if Path(path).exists():
+            print(path)
     if a.card:
         from undye.checkpoint.native import CARD, add_measurements, find_checkpoint
         from undye.metrics.record import measurements
@@ -130,6 +155,8 @@ def main(args: list[str]) -> int:
         folder = find_checkpoint(report["model"]["checkpoint"])
         add_measurements(folder, measurements(report))
         print(folder / CARD)
+    if unfinished is not None:
+        raise unfinished
     return 0
 
 
@@ -156,12 +183,21 @@ def _given(a: EvalArgs) -> dict[str, Any]:
     """
     chain = {"steps": a.steps, "grid": a.grid, "clip": a.clip, "variance": a.variance}
     path = {"tolerance": a.tolerance, "sigma_min": a.sigma_min, "repeats": a.repeats}
-    copies = {"sample_steps": a.sample_steps, "held_out": a.held_out or None, "pairs": a.pairs or None}
+    copies = {"held_out": a.held_out or None, "pairs": a.pairs or None}
+    drawn = {
+        "sampler": sampler_of(a.sampler, a.sampler_options), "sample_steps": a.sample_steps,
+        "sample_grid": a.sample_grid or None, "guidance": a.guidance, "samples": a.samples or None,
+    }  # fmt: skip
+    features, nearest = {"features": a.features or None}, {"neighbours": a.neighbours or None}
     bound = {"nll", "rate-distortion"} & set(a.metrics)
+    samples = {*IN_FEATURES, "memorization"} & set(a.metrics)
     for settings, metrics, there in (
         (chain, "nll and rate-distortion", bound),
         (path, "ode", "ode" in a.metrics),
         (copies, "memorization", "memorization" in a.metrics),
+        (drawn, f"memorization, {', '.join(sorted(IN_FEATURES))}", samples),
+        (features, ", ".join(sorted(IN_FEATURES)), IN_FEATURES & set(a.metrics)),
+        (nearest, "neighbours", "neighbours" in a.metrics),
     ):
         if not there and (unused := [k for k, v in settings.items() if v is not None]):
             raise UserError(f"--{unused[0].replace('_', '-')} is for the metrics {metrics}: leave it out")
@@ -171,10 +207,13 @@ def _given(a: EvalArgs) -> dict[str, Any]:
     if a.exact and not bound:
         raise UserError("--exact is for the metrics nll and rate-distortion: leave it out")
     draws = {"draws": None} if exact else {} if a.draws is None else {"draws": a.draws}
-    return {**{k: v for k, v in {**chain, **path, **copies}.items() if v is not None}, **draws}
+    return {
+        **{k: v for k, v in {**chain, **path, **copies, **drawn, **features, **nearest}.items() if v is not None},
+        **draws,
+    }
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
     """Catch an unusable name before the work rather than after it."""
     if out.suffix.lower() != ".json" or out.is_dir():
         raise UserError(f"cannot write the report to {out}: give a .json file")
@@ -185,47 +224,26 @@ def _check_out(out: Path) -> None:
         raise UserError(f"cannot write the report to {out}: {parents[0]} is not writable")
 
 
-def table(report: dict[str, Any]) -> list[str]:
-    """What the terminal shows of a report."""
-    data, found = report["data"], report["metrics"]
-    lines = [
-        f"model   {report['model']['checkpoint']}" + (", raw weights" if report["model"]["weights"] == "raw" else ""),
-        f"data    {data['name']}: {data['n']:,} of {data['images']:,} images",
-    ]
-    if "nll" in found:
-        nll = found["nll"]
-        how = "every step" if nll["exact"] else f"{nll['draws']} steps drawn for each image, and the last"
-        lines += ["", f"variational bound, {nll['steps']} steps, {nll['variance']} ({how})"]
-        names = {"total": "bits/dim", "prior": "  prior", "rate": "  rate", "decoder": "  decoder"}
-        lines += [f"  {label:<12}{_number(nll['bits_per_dim'][key])}" for key, label in names.items()]
-    if "ode" in found:
-        ode = found["ode"]
-        lines += ["", f"probability-flow ODE, uniform dequantisation ({ode['network_calls']:.0f} network calls)"]
-        lines += [f"  {'bits/dim':<12}{_number(ode['bits_per_dim']['total'])}"]
-    if "memorization" in found:
-        m = found["memorization"]
-        here, there = (m["rms_of_255"][key]["0.5"] for key in ("samples", "held_out"))
-        lines += [
-            "",
-            f"memorization: {m['n']:,} samples and {m['held_out']['n']:,} unseen images against {m['train_images']:,}",
-            f"  nearest training image, median RMS of 255: samples {here:.2f}, unseen images {there:.2f}",
-            f"  nearer than 99 % of unseen images: {100 * m['near_copies']:.1f} % of the samples "
-            f"({100 * m['near_by_chance']:.1f} % by chance)",
-            f"  z {m['z']:+.1f} ({'the model copies its training images' if m['z'] < -3 else 'no sign of copying'})",
-        ]
-    if "rate-distortion" in found:
-        curve = found["rate-distortion"]
-        lines += ["", "rate-distortion", "  t       rate (bits/dim)  RMSE (of 255)"]
-        k = len(curve["t"])
-        rows = sorted({round(i * (k - 1) / RATE_ROWS) for i in range(RATE_ROWS + 1)})
-        for i in rows:
-            lines.append(f"  {curve['t'][i]:<8}{curve['rate_bits_per_dim'][i]:<17.5f}{curve['rmse'][i]:.3f}")
-    return lines
+def sampler_of(name: str, options: Sequence[str]) -> Any:
+    """A sampler by name with its options, KEY=VALUE; None where nothing is asked for.
+
+    Raises:
+        UserError: for an unknown name or option.
+    """
+    if not name:
+        if options:
+            raise UserError("--sampler-options are those of a --sampler: say which")
+        return None
+    from undye.sampling import with_options
+
+    return with_options(name, **dict(_option(text) for text in options))
 
 
-def _number(estimate: dict[str, float | None]) -> str:
-    mean, error = estimate["mean"], estimate["standard_error"]
-    assert mean is not None
-    if mean != 0 and abs(mean) < 1e-3:
-        return f"{mean:.2g}" + (f"  +- {error:.1g}" if error is not None else "")
-    return f"{mean:.4f}" + (f"  +- {error:.4f}" if error is not None else "")
+def _option(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"cannot read the option {text!r}: give KEY=VALUE, such as eta=1")
+    try:
+        return key.replace("-", "_"), json.loads(value)
+    except ValueError:
+        return key.replace("-", "_"), value

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import UInt8
 
 from undye.data.source import ImageSource
 from undye.errors import UserError
+from undye.metrics.neighbours import nearest_images
 
 CHUNK = 4096
 """Training images compared at a time: bounds the memory."""
@@ -82,33 +83,9 @@ def memorization(
             raise UserError(f"the {name} are {images.shape[1:]}, the training images {shape}: give the same data")
     if min(len(samples), len(held_out)) < 10:
         raise UserError("memorization needs at least 10 samples and 10 held-out images: raise --n")
-    queries = np.concatenate([samples, held_out]).reshape(len(samples) + len(held_out), -1).astype(np.float32)
-    square = (queries**2).sum(1)
-    best = np.full(len(queries), np.inf, dtype=np.float32)
-    which = np.zeros(len(queries), dtype=np.int64)
-    for start in range(0, len(train), CHUNK):
-        rows = np.arange(start, min(start + CHUNK, len(train)))
-        images = train.images(rows).reshape(len(rows), -1).astype(np.float32)
-        distance = square[:, None] - 2 * queries @ images.T + (images**2).sum(1)
-        nearest = distance.argmin(1)
-        found = distance[np.arange(len(queries)), nearest]
-        nearer = found < best
-        best[nearer], which[nearer] = found[nearer], rows[nearest[nearer]]
-        if progress is not None:
-            progress(int(rows[-1]) + 1, len(train))
-    exact = _exact(queries, train, which)
-    n = len(samples)
-    return Memorization(exact[:n], exact[n:], which[:n])
-
-
-def _exact(queries: np.ndarray, train: ImageSource, which: Int64[np.ndarray, " q"]) -> Float64[np.ndarray, " q"]:
-    """The distances to the images that were found, without the cancellation of the fast formula."""
-    out = np.empty(len(queries))
-    for start in range(0, len(queries), CHUNK):
-        rows = slice(start, start + CHUNK)
-        images = train.images(which[rows]).reshape(len(which[rows]), -1)
-        out[rows] = np.sqrt(((queries[rows].astype(np.float64) - images) ** 2).mean(1))
-    return out
+    found = nearest_images(np.concatenate([samples, held_out]), train, 1, progress, CHUNK)
+    distances, n = found.distances[:, 0], len(samples)
+    return Memorization(distances[:n], distances[n:], found.indices[:n, 0])
 
 
 def closest_pairs(

@@ -4,6 +4,8 @@ from typing import Any
 
 from undye.checkpoint.card import Measurement
 
+QUALITY = {"fid": "FID", "sfid": "sFID", "kid": "KID", "is": "Inception Score", "pr": ""}
+
 
 def measurements(report: dict[str, Any]) -> list[Measurement]:
     """The numbers of a report that fit into a line, each with its recipe; a rate-distortion curve does not."""
@@ -29,7 +31,38 @@ def measurements(report: dict[str, Any]) -> list[Measurement]:
             ("near_copies", "memorization, share of near copies"),
         ):
             rows.append(Measurement(metric=name, value=m[key], standard_error=None, data=images, how=how))
+    for metric, name in QUALITY.items():
+        if metric in found:
+            rows += _of_quality(name, found[metric])
+    if "fid-per-class" in found and found["fid-per-class"]["mean"] is not None:
+        rows.append(
+            _in_features("FID of each class, mean", found["fid-per-class"]["mean"], None, found["fid-per-class"])
+        )
     return rows
+
+
+def _of_quality(name: str, entry: dict[str, Any]) -> list[Measurement]:
+    """The rows of a metric in features: its numbers, and what it comes to with infinitely many samples."""
+    numbers = {name: entry} if name else {k: entry[k] for k in ("precision", "recall", "density", "coverage")}
+    rows = [
+        _in_features(label, number["value"], (number["interval"] or {}).get("standard_error"), entry)
+        for label, number in numbers.items()
+    ]
+    if entry.get("infinity") is not None:
+        rows.append(_in_features(f"{name}-infinity", entry["infinity"]["value"], None, entry))
+    return rows
+
+
+def _in_features(metric: str, value: float, error: float | None, entry: dict[str, Any]) -> Measurement:
+    recipe = entry["recipe"]
+    reference, samples, features = recipe["reference"], recipe["samples"], recipe["features"]
+    data = f"{entry['n']:,} samples, {reference['n']:,} images of {reference['name']}"
+    grid = f" ({samples['grid']})" if samples["grid"] else ""
+    how = (
+        f"{samples['sampler']['name']}, {samples['steps']:,} steps{grid}, seed {samples['seed']}, features "
+        f"{features['name']} {features['sha256'][:12]}"
+    )
+    return Measurement(metric=metric, value=value, standard_error=error, data=data, how=how)
 
 
 def _row(metric: str, estimate: dict[str, float | None], data: str, how: str) -> Measurement:

@@ -1,0 +1,208 @@
+"""`undye.compare`: the same metrics of several models or sets of images, and whether their differences are real."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from undye.checkpoint.load import is_foreign
+from undye.checkpoint.native import WeightsName, find_checkpoint
+from undye.denoiser import Denoiser
+from undye.device import pick_device
+from undye.errors import UserError
+from undye.files import write_text
+from undye.metrics.eval_data import EvalData, Images, LabelsRule
+from undye.metrics.extractor import FeatureExtractor, default_extractor, help_for, load_extractor
+from undye.metrics.findings import Findings, ProgressOf, UnfinishedReport, without_nan
+from undye.metrics.intervals import Replicates, difference
+from undye.metrics.measuring import Outputs, measure
+from undye.metrics.quality import LOWER_IS_BETTER
+from undye.metrics.requests import OF_SAMPLES, EvalRequest
+from undye.metrics.subject import Model, Subject, is_images
+from undye.metrics.versions import versions
+from undye.samplers import Sampler
+from undye.world import World
+
+COMPARED = tuple(m for m in OF_SAMPLES if m != "fid-per-class")
+
+
+def compare(
+    models: Sequence[Model],
+    data: Images,
+    metrics: str | Sequence[str] = ("fid", "kid"),
+    *,
+    n: int | None = None,
+    sampler: str | Sampler | None = None,
+    sample_steps: int | None = None,
+    sample_grid: str | None = None,
+    guidance: float = 1.0,
+    features: str | PathLike[str] | nn.Module | FeatureExtractor | None = None,
+    samples: str | PathLike[str] | None = None,
+    out: str | PathLike[str] | None = None,
+    seed: int = 0,
+    split: Literal["train", "test"] = "test",
+    labels: LabelsRule = "none",
+    image_size: tuple[int, int] | None = None,
+    channels: Literal[1, 3] | None = None,
+    upscale: bool = False,
+    batch_size: int | None = None,
+    device: str | None = None,
+    progress: ProgressOf | None = None,
+    world: World | None = None,
+    weights: WeightsName = "ema",
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Measure several models or sets of images in the same manner: what `undye compare` does.
+
+    Models draw with the same seeds, so sample i of each begins with the same noise, and the bootstrap takes the same
+    samples of each (a paired comparison, where they have the same n); sets of images are compared unpaired. The
+    difference to the best one is judged as if the best had been known before: among many, a close second is nearer
+    than it looks.
+
+    Args:
+        models: at least two of what `undye.evaluate` takes.
+        data: the reference set.
+        metrics: any of fid, kid, is, pr, sfid.
+        n: samples of each; None: 10,000, and all images of a set.
+        sampler: see `undye.evaluate`, as all that follow.
+        sample_steps: of the samples.
+        sample_grid: how those are spread.
+        guidance: of models with classes.
+        features: the extractor.
+        samples: a folder that keeps the samples.
+        out: a .json file for the report, written after each model.
+        seed: names the noise.
+        split: of the reference set.
+        labels: of the images.
+        image_size: (height, width) to resize images to.
+        channels: 1 or 3.
+        upscale: enlarge smaller images.
+        batch_size: network inputs at a time.
+        device: where to compute.
+        progress: called with (what is done, done, total).
+        world: the processes that share the sampling.
+        weights: of the models.
+        settings: of other projects' models.
+
+    Returns:
+        Plain data: `models`, a report of `undye.evaluate` each with its `name`; `numbers`, by their names, each with
+        the `best` one and for every model its `value`, and as `to_best` and `to_first` the difference with its
+        interval, p-value, whether it is `real`, and whether it is `paired`; None where there is no interval.
+
+    Raises:
+        UserError: for what cannot be used; nothing has been drawn then.
+        UnfinishedReport: if a metric failed for some of them; it has the report of all else.
+    """
+    asked = (metrics,) if isinstance(metrics, str) else tuple(dict.fromkeys(metrics))
+    if len(models) < 2:
+        raise UserError("a comparison needs at least two models or sets of images")
+    if wrong := [m for m in asked if m not in COMPARED]:
+        raise UserError(f"models are compared by {', '.join(COMPARED)}, not by {wrong[0]}: ask undye eval for it")
+    _check_there(models)
+    request = EvalRequest(
+        metrics=asked, n=n, sampler=sampler, sample_steps=sample_steps, sample_grid=sample_grid, guidance=guidance,
+        seed=seed, batch_size=batch_size,
+    )  # fmt: skip
+    images = EvalData(
+        data=data, split=split, labels=labels, image_size=image_size, channels=channels, upscale=upscale,
+        progress=progress,
+    )  # fmt: skip
+    chosen = features if features is not None else default_extractor(images.name)
+    if chosen is None:
+        raise UserError(help_for(images.name))
+    where, world = pick_device(device), world or World.alone()
+    extractor = load_extractor(chosen, where)
+    outputs = Outputs(samples=None if samples is None else Path(samples))
+    names = _names(models)
+    reports: list[dict[str, Any]] = []
+    replicates: list[dict[str, Replicates]] = []
+    failures: list[str] = []
+    draws: list[tuple[int, int]] = []
+    for k, (model, name) in enumerate(zip(models, names, strict=True)):
+        own = is_images(model) if not isinstance(model, Denoiser) else False
+        subject = Subject.find(model, where, "ema" if own else weights, None if own else settings)
+        found = Findings({**versions(), "name": name, "model": subject.about}, alone=world.size == 1)
+        draw = k + 1 if own else 0
+        replicates.append(
+            measure(
+                subject, images, request, found, features=extractor, outputs=outputs, world=world,
+                progress=progress, draw_number=draw,
+            )
+        )  # fmt: skip
+        if not world.is_main:
+            continue
+        failures += [f"{metric} of {name}: {why}" for metric, why in found.failed.items()]
+        reports.append(found.report())
+        draws.append((draw, found.head["samples"]["n"]))
+        if out is not None:
+            _write(Path(out), _report(reports, replicates, draws))
+    if not world.is_main:
+        return {}
+    report = _report(reports, replicates, draws)
+    if failures:
+        raise UnfinishedReport(f"not measured: {'; '.join(failures)}", report)
+    return report
+
+
+def _check_there(models: Sequence[Model]) -> None:
+    """Find a wrong path before the first model has drawn for an hour.
+
+    Raises:
+        UserError: for something that is neither a model nor images.
+    """
+    for model in models:
+        if not isinstance(model, Denoiser) and not is_images(model):
+            path = Path(str(model))
+            if not is_foreign(path):
+                find_checkpoint(path)
+
+
+def _names(models: Sequence[Model]) -> list[str]:
+    """What the table calls them; numbered where two would be called the same."""
+    plain = [
+        str(m) if isinstance(m, (str, PathLike)) else "model" if isinstance(m, Denoiser) else "array" for m in models
+    ]
+    return [name if plain.count(name) == 1 else f"{name} ({k + 1})" for k, name in enumerate(plain)]
+
+
+def _report(
+    reports: list[dict[str, Any]], replicates: list[dict[str, Replicates]], draws: list[tuple[int, int]]
+) -> dict[str, Any]:
+    names = [report["name"] for report in reports]
+    numbers = {}
+    for number, lower in LOWER_IS_BETTER.items():
+        have = [k for k, found in enumerate(replicates[: len(reports)]) if number in found]
+        values = {k: _value(reports[k], number) for k in range(len(reports))}
+        known = [k for k, v in values.items() if v is not None]
+        if not known:
+            continue
+        best = min(known, key=lambda k: (values[k] or 0.0) * (1 if lower else -1))
+        rows = []
+        for k in known:
+            against = {
+                f"to_{which}": _difference(replicates[k][number], replicates[other][number], draws[k], draws[other])
+                if k != other and {k, other} <= set(have)
+                else None
+                for which, other in (("best", best), ("first", known[0]))
+            }
+            rows.append({"name": names[k], "value": values[k], **against})
+        numbers[number] = {"lower_is_better": lower, "best": names[best], "models": rows}
+    return without_nan({**versions(), "models": reports, "numbers": numbers})
+
+
+def _difference(a: Replicates, b: Replicates, of_a: tuple[int, int], of_b: tuple[int, int]) -> dict[str, Any]:
+    return {**asdict(difference(a, b)), "paired": of_a == of_b}
+
+
+def _value(report: dict[str, Any], number: str) -> float | None:
+    metrics = report["metrics"]
+    entry = metrics.get(number) or metrics.get("pr", {}).get(number)
+    return None if entry is None else entry["value"]
+
+
+def _write(out: Path, report: dict[str, Any]) -> None:
+    write_text(out, json.dumps(report, indent=2, allow_nan=False) + "\n")

@@ -1,0 +1,146 @@
+"""What a model says of images: the likelihood metrics of a report, each with its recipe."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from undye import keyed
+from undye.data.source import ImageSource
+from undye.denoiser import Denoiser
+from undye.errors import UserError
+from undye.keyed import Stream
+from undye.metrics.findings import Findings, ProgressOf, ticker
+from undye.metrics.inputs import check_shape, check_variance
+from undye.metrics.nll import BitsPerDim, Estimate, bits_per_dim
+from undye.metrics.ode_nll import OdeBitsPerDim, check_settings, ode_bits_per_dim
+from undye.metrics.requests import EvalRequest
+from undye.samplers.grid import make_grid
+from undye.world import World
+
+
+def check_likelihoods(denoiser: Denoiser, source: ImageSource, request: EvalRequest) -> None:
+    """Find everything that can be wrong before the first metric is begun.
+
+    Raises:
+        UserError: for images or settings that do not fit the model.
+    """
+    check_shape(denoiser, source.image_size, source.channels)
+    check_variance(denoiser, request.variance or denoiser.config.variance)
+    if request.asks("ode"):
+        check_settings(denoiser.schedule, "hutchinson", request.repeats, request.tolerance, request.sigma_min)
+    make_grid(request.grid, denoiser.schedule.num_steps, request.steps)
+    labels_for(denoiser, source, chosen_rows(source, request.images, request.seed))
+
+
+def measure_likelihoods(
+    denoiser: Denoiser,
+    source: ImageSource,
+    request: EvalRequest,
+    found: Findings,
+    progress: ProgressOf | None = None,
+    world: World | None = None,
+) -> dict[str, Any]:
+    """The bound, the rate-distortion curve and the ODE's likelihood, put into `found`; gives the report's `data`."""
+    world = world or World.alone()
+    chosen = chosen_rows(source, request.images, request.seed)
+    n, rows = len(chosen), world.rows(len(chosen))
+    here = chosen[rows.start : rows.stop]
+    images, label = source.images(here), labels_for(denoiser, source, here)
+    settings: dict[str, Any] = {
+        "label": None if label is None else label.tolist(), "seed": request.seed, "first_index": rows.start
+    }  # fmt: skip
+
+    def together(compute: Callable[[], Any]) -> Any:
+        """The results of all processes' images in the main one, None in the others."""
+        parts = world.collect(compute() if len(rows) else None)
+        if parts is None:
+            return None
+        some = [p for p in parts if p is not None]
+        return type(some[0]).joined(some)
+
+    chain = {"steps": request.steps, "grid": request.grid, "clip": request.clip, "variance": request.variance}
+    exact = request.draws is None or request.asks("rate-distortion")
+    asked = [m for m in ("nll", "rate-distortion") if request.asks(m)]
+    if asked:
+        with found.attempt(*asked):
+            terms: BitsPerDim | None = together(lambda: bits_per_dim(
+                denoiser, images, draws=None if exact else request.draws, batch_size=request.batch_size,
+                progress=ticker(progress, asked[0]), **chain, **settings,
+            ))  # fmt: skip
+            if terms is not None:
+                for metric in asked:
+                    found.add(metric, _of_bound(metric, terms, denoiser, request, n, exact))
+    if request.asks("ode"):
+        with found.attempt("ode"):
+            flow: OdeBitsPerDim | None = together(lambda: ode_bits_per_dim(
+                denoiser, images, repeats=request.repeats, tolerance=request.tolerance, sigma_min=request.sigma_min,
+                batch_size=request.batch_size, progress=ticker(progress, "ode"), **settings,
+            ))  # fmt: skip
+            if flow is not None:
+                found.add("ode", _of_flow(flow, request, n))
+    return {
+        "name": source.name, "images": len(source), "n": n, "image_size": list(source.image_size),
+        "channels": source.channels, "labels": label is not None,
+    }  # fmt: skip
+
+
+def chosen_rows(source: ImageSource, n: int, seed: int) -> np.ndarray:
+    """At most n of a source's images, by the seed, in their order."""
+    return np.sort(keyed.permutation(len(source), seed, Stream.EVAL_IMAGES)[:n])
+
+
+def labels_for(denoiser: Denoiser, source: ImageSource, chosen: np.ndarray) -> np.ndarray | None:
+    """The images' classes by the model's numbers: matched by name where both have names, else by number.
+
+    Raises:
+        UserError: for a model without classes, or a class that it does not know.
+    """
+    label = source.labels(chosen)
+    if label is None:
+        return None
+    config = denoiser.config
+    if config.num_classes is None:
+        raise UserError("this model was trained without labels: leave --labels out")
+    if config.class_names is None or source.class_names is None:
+        return label
+    number = {name: i for i, name in enumerate(config.class_names)}
+    used = [source.class_names[k] for k in np.unique(label)]
+    if unknown := [name for name in used if name not in number]:
+        raise UserError(f"the model knows no class {unknown[0]!r}: its classes are {', '.join(config.class_names)}")
+    return np.array([number[source.class_names[k]] for k in label], dtype=np.int64)
+
+
+def _of_bound(
+    metric: str, terms: BitsPerDim, denoiser: Denoiser, request: EvalRequest, n: int, exact: bool
+) -> dict[str, Any]:
+    recipe: dict[str, Any] = {
+        "n": n, "steps": len(terms.grid) - 1, "grid": request.grid, "draws": terms.draws, "exact": exact,
+        "clip": denoiser.config.clip_x_0 if request.clip is None else request.clip,
+        "variance": request.variance or denoiser.config.variance, "seed": request.seed,
+    }  # fmt: skip
+    if metric == "nll":
+        parts = {k: asdict(v) for k, v in terms.summary().items()}
+        return {"bits_per_dim": parts, **recipe, **({"per_t": _per_t(terms)} if exact else {})}
+    curve = terms.rate_distortion()
+    return {"t": curve.t.tolist(), "rate_bits_per_dim": curve.rate.tolist(), "rmse": curve.rmse.tolist(), **recipe}
+
+
+def _of_flow(flow: OdeBitsPerDim, request: EvalRequest, n: int) -> dict[str, Any]:
+    return {
+        "bits_per_dim": {"total": asdict(Estimate.of(flow.total))}, "n": n, "trace": "hutchinson",
+        "repeats": request.repeats, "tolerance": request.tolerance, "sigma_min": request.sigma_min,
+        "dequantisation": "uniform", "network_calls": flow.calls, "seed": request.seed,
+    }  # fmt: skip
+
+
+def _per_t(terms: BitsPerDim) -> dict[str, list]:
+    """Means over the images of what there is at every time."""
+    times = terms.grid[:-1].astype(int)
+    return {
+        "t": times.tolist(),
+        "kl_bits_per_dim": terms.per_step[:, times].mean(0).tolist(),
+        "x_0_mse": terms.x_0_mse[:, times].mean(0).tolist(),
+        "eps_mse": terms.eps_mse[:, times].mean(0).tolist(),
+    }

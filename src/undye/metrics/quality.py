@@ -1,0 +1,225 @@
+"""The metrics of samples beside a reference set in features: the numbers of a report, with intervals and flags.
+
+Each is a function of the features of both sides, one line of `IN_FEATURES`, and gives its entry of the report and the
+bootstrap replicates of its numbers, by which two sets of samples are compared.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from undye.errors import UserError
+from undye.metrics.bootstrap import (
+    fid_replicates,
+    inception_score_replicates,
+    kid_replicates,
+    prdc_replicates,
+    resample_weights,
+)
+from undye.metrics.feature_files import FeatureFiles
+from undye.metrics.fid import expected_bias, fid_infinity, frechet_distance, per_class
+from undye.metrics.inception_score import inception_score
+from undye.metrics.intervals import Replicates
+from undye.metrics.kid import kid, kid_subsets
+from undye.metrics.moments import MomentSums
+from undye.metrics.prdc import prdc
+from undye.metrics.requests import ENOUGH
+
+RESAMPLES = 200
+"""Of the bootstrap."""
+SUBSET = 1000
+"""Images in a subset of KID as papers report it; Binkowski et al. 2018."""
+SPLITS = 10
+"""Of the Inception Score; Salimans et al. 2016."""
+_ROWS = 8192
+
+Tick = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What the metrics are given.
+
+    Attributes:
+        samples: features of what is measured.
+        reference: features of the reference set.
+        extractor: the features' name, for messages.
+        sample_labels: (n,) classes of the samples, or None.
+        reference_labels: classes of the reference images, by the same numbers, or None.
+        class_names: of those numbers, or None.
+        seed: of the bootstrap and of all subsets.
+        draw: number of the bootstrap's draw: two sets of samples with the same one are paired.
+    """
+
+    samples: FeatureFiles
+    reference: FeatureFiles
+    extractor: str
+    sample_labels: np.ndarray | None = None
+    reference_labels: np.ndarray | None = None
+    class_names: tuple[str, ...] | None = None
+    seed: int = 0
+    draw: int = 0
+
+    def weights(self) -> np.ndarray:
+        """How often each sample is in each of the bootstrap's sets, (R, n)."""
+        return resample_weights(len(self.samples), RESAMPLES, self.seed, self.draw)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric's entry of the report, and the bootstrap's replicates of each of its numbers."""
+
+    entry: dict[str, Any]
+    replicates: dict[str, Replicates]
+
+
+def measure(metric: str, sides: Sides, progress: Tick | None = None) -> Measured:
+    """One of the metrics in features.
+
+    Raises:
+        UserError: for features that lack what it needs, or too few images.
+    """
+    measured = IN_FEATURES[metric](sides, progress)
+    n, flags = len(sides.samples), list(measured.entry.pop("flags", ()))
+    if n < ENOUGH:
+        bias = measured.entry.get("expected_bias")
+        says = f", which brings a bias of about {bias:+.3g}" if bias is not None else ""
+        advice = "unbiased, but uncertain" if metric == "kid" else "compare only with numbers of the same n"
+        flags.insert(0, f"n = {n:,} is below {ENOUGH:,}{says}: {advice}")
+    entry = {"n": n, "reference_n": len(sides.reference), **measured.entry, "flags": flags}
+    return Measured(entry, measured.replicates)
+
+
+def check_enough(metric: str, n: int, reference_n: int, dims: int) -> None:
+    """Find too few images before anything is drawn.
+
+    Raises:
+        UserError: for a covariance that would not have full rank.
+    """
+    for what, count, advice in (
+        ("samples", n, f"raise --n above {dims:,}"),
+        ("reference images", reference_n, "give more --data"),
+    ):
+        if count <= dims:
+            raise UserError(
+                f"{metric} needs more than {dims:,} {what} for the covariance of {dims:,} features, there are "
+                f"{count:,}: {advice}, or ask for kid, which is unbiased at any number"
+            )
+
+
+def _fid(sides: Sides, progress: Tick | None) -> Measured:
+    return _frechet("fid", sides, sides.samples.pooled, sides.reference.pooled, progress)
+
+
+def _sfid(sides: Sides, progress: Tick | None) -> Measured:
+    a, b = sides.samples.spatial, sides.reference.spatial
+    if a is None or b is None:
+        raise UserError(f"the features {sides.extractor} have no spatial part, which sfid compares: leave sfid out")
+    return _frechet("sfid", sides, a, b, progress)
+
+
+def _frechet(name: str, sides: Sides, samples: np.ndarray, reference: np.ndarray, progress: Tick | None) -> Measured:
+    check_enough(name, len(samples), len(reference), samples.shape[1])
+    a, b = (moments(x) for x in (samples, reference))
+    replicates = fid_replicates(samples, b, sides.weights(), progress=progress)
+    infinity = fid_infinity(samples, b, seed=sides.seed)
+    flags = [] if infinity is not None else ["too few samples to extrapolate to FID-infinity"]
+    entry = {
+        "value": frechet_distance(a, b),
+        **_interval(replicates),
+        "expected_bias": expected_bias(a, b),
+        "infinity": None if infinity is None else asdict(infinity),
+        "flags": flags,
+    }
+    return Measured(entry, {} if replicates is None else {name: replicates})
+
+
+def _kid(sides: Sides, progress: Tick | None) -> Measured:
+    a, b = sides.samples.pooled, sides.reference.pooled
+    found = kid(a, b)
+    replicates = kid_replicates(a, b, sides.weights(), progress=progress)
+    entry: dict[str, Any] = {"value": found.value, "standard_error": found.standard_error, **_interval(replicates)}
+    if min(len(a), len(b)) >= SUBSET:
+        entry["subsets"] = {**asdict(kid_subsets(a, b, subset_size=SUBSET, seed=sides.seed)), "seed": sides.seed}
+    return Measured(entry, {"kid": replicates})
+
+
+def _inception_score(sides: Sides, progress: Tick | None) -> Measured:
+    logits = sides.samples.logits
+    if logits is None:
+        raise UserError(f"the features {sides.extractor} have no classes, which is needs: leave is out")
+    found = inception_score(logits, splits=SPLITS, seed=sides.seed)
+    replicates = inception_score_replicates(logits, sides.weights(), splits=SPLITS, seed=sides.seed)
+    entry = {"value": found.value, "std_of_splits": found.std, "splits": found.splits, "classes": logits.shape[1]}
+    return Measured({**entry, **_interval(replicates)}, {"is": replicates})
+
+
+def _precision_recall(sides: Sides, progress: Tick | None) -> Measured:
+    found = prdc(sides.samples.pooled, sides.reference.pooled, progress=progress)
+    replicates = prdc_replicates(found, sides.weights(), seed=sides.seed)
+    entry: dict[str, Any] = {
+        name: {"value": getattr(found, name), **_interval(replicates.get(name))}
+        for name in ("precision", "recall", "density", "coverage")
+    }
+    return Measured({**entry, "k_precision_recall": 3, "k_density_coverage": 5}, replicates)
+
+
+def _per_class(sides: Sides, progress: Tick | None) -> Measured:
+    check_labels(sides.sample_labels is not None, sides.reference_labels is not None)
+    assert sides.sample_labels is not None
+    assert sides.reference_labels is not None
+    rows = per_class(
+        sides.samples.pooled, sides.sample_labels, sides.reference.pooled, sides.reference_labels
+    )  # fmt: skip
+    names = sides.class_names
+    classes = [
+        {"name": names[row.label] if names and row.label < len(names) else str(row.label), **asdict(row)}
+        for row in rows
+    ]  # fmt: skip
+    values = [row.value for row in rows if row.value is not None]
+    few = [str(c["name"]) for c in classes if c["rank_deficient"] or c["value"] is None]
+    flags = [f"too few images for a covariance of full rank: {', '.join(few)}"] if few else []
+    mean = float(np.mean(values)) if values else None
+    return Measured({"classes": classes, "mean": mean, "flags": flags}, {})
+
+
+def check_labels(of_samples: bool, of_reference: bool) -> None:
+    """What fid-per-class needs.
+
+    Raises:
+        UserError: if one of the sides has no classes.
+    """
+    if not of_samples:
+        raise UserError(
+            "fid-per-class needs samples with classes: a model that was trained with labels, or images with --labels"
+        )
+    if not of_reference:
+        raise UserError("fid-per-class needs a reference set with classes: give --labels folders, or other --data")
+
+
+IN_FEATURES: dict[str, Callable[[Sides, Tick | None], Measured]] = {
+    "fid": _fid, "kid": _kid, "is": _inception_score, "pr": _precision_recall, "sfid": _sfid,
+    "fid-per-class": _per_class,
+}  # fmt: skip
+LOWER_IS_BETTER = {
+    "fid": True, "kid": True, "sfid": True, "is": False, "precision": False, "recall": False, "density": False,
+    "coverage": False,
+}  # fmt: skip
+"""The numbers that have an interval, and which way is good."""
+
+
+def moments(features: np.ndarray) -> Any:
+    """Mean and covariance, in pieces: the features may lie in a file."""
+    sums = MomentSums()
+    for start in range(0, len(features), _ROWS):
+        sums.add(np.asarray(features[start : start + _ROWS]))
+    return sums.moments()
+
+
+def _interval(replicates: Replicates | None) -> dict[str, Any]:
+    if replicates is None or not np.isfinite(replicates.values).all():
+        return {"interval": None}  # a resample of very few images may hold a single one many times
+    found = replicates.interval()
+    return {"interval": {**asdict(found), "resamples": len(replicates.values)}}

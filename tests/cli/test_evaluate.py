@@ -1,0 +1,144 @@
+"""`undye eval` and `undye compare` as a user meets them: the table, the files, one-line errors, exit codes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from undye.checkpoint.native import save
+from undye.cli.main import main
+from undye.metrics import measuring, quality
+
+from ..metrics.features import Projections
+from ..metrics.test_nll import model, pixels
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("eval")
+    save(folder / "model", model())
+    save(folder / "classes", model(num_classes=3))
+    np.savez(folder / "data.npz", images=pixels(60, 5))
+    np.savez(folder / "made.npz", images=pixels(50, 7))
+    np.savez(folder / "dark.npz", images=pixels(50, 8) // 2)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNDYE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(quality, "RESAMPLES", 20)
+
+    def projections(what, device=None):
+        return what if isinstance(what, Projections) else Projections(int(what))
+
+    monkeypatch.setattr(measuring, "load_extractor", projections)
+    monkeypatch.setattr("undye.metrics.compare.load_extractor", projections)
+
+
+def run(*args: object) -> int:
+    return main([str(a) for a in args])
+
+
+def fails(capsys: pytest.CaptureFixture[str], *args: object) -> str:
+    """The one line of a wrong call."""
+    capsys.readouterr()
+    assert run(*args) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("undye: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_a_table_a_report_a_picture_and_a_card(place, tmp_path, capsys):
+    args = ["eval", place / "model", "--data", place / "data.npz", "--metrics", "fid", "kid", "is", "pr", "neighbours"]
+    args += ["--n", 30, "--sampler", "ddim", "--sampler-options", "eta=0.5", "clip=false", "--sample-steps", 2]
+    args += ["--sample-grid", "quadratic", "--features", 0, "--device", "cpu", "--samples", tmp_path / "kept"]
+    out, near = tmp_path / "r.json", tmp_path / "near.png"
+    assert run(*args, "--out", out, "--neighbours", near, "--card") == 0
+    text = capsys.readouterr().out
+    for part in ("FID ", "KID ", "IS ", "recall", "! FID: n = 30 is below 10,000", "quadratic", str(out), str(near)):
+        assert part in text, part
+    report = json.loads(out.read_text())
+    assert report["samples"]["sampler"] == {"name": "ddim", "clip": False, "eta": 0.5}
+    assert report["samples"]["grid"] == "quadratic"
+    assert report["samples"]["folder"].startswith(str(tmp_path / "kept"))
+    assert Image.open(near)
+    assert "FID-infinity" in (place / "model" / "README.md").read_text()
+    assert run(*args) == 0
+    assert "30 of them kept from before" in capsys.readouterr().out
+
+
+def test_images_of_another_tool(place, capsys):
+    assert run("eval", place / "made.npz", "--data", place / "data.npz", "--metrics", "fid", "--features", 0) == 0
+    text = capsys.readouterr().out
+    assert "images  " in text
+    assert "50 samples beside 60 images" in text
+
+
+def test_compare(place, tmp_path, capsys):
+    out = tmp_path / "c.json"
+    args = ["compare", place / "made.npz", place / "dark.npz", place / "model", "--data", place / "data.npz"]
+    args += ["--n", 40, "--sampler", "ddim", "--sample-steps", 2, "--features", 0, "--device", "cpu", "--out", out]
+    assert run(*args) == 0
+    text = capsys.readouterr().out
+    assert "FID" in text
+    assert f"FID: {place / 'dark.npz'} is worse" in text
+    report = json.loads(out.read_text())
+    assert report["numbers"]["fid"]["best"] == str(place / "made.npz")
+    assert len(report["models"]) == 3
+
+
+def test_a_metric_that_fails_after_others(place, tmp_path, capsys):
+    out = tmp_path / "r.json"
+    args = ["eval", place / "model", "--data", place / "data.npz", "--metrics", "kid", "pr", "--n", 5]
+    says = fails(capsys, *args, "--features", 0, "--out", out, "--sampler", "ddim", "--sample-steps", 2)
+    assert "measured kid, but not pr" in says
+    assert json.loads(out.read_text())["metrics"].keys() == {"kid"}
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["model", "--metrics", "fid", "--n", "5"], "more than 6 samples"),
+        (["model", "--metrics", "fid", "--data", "no/such"], "no/such"),
+        (["model", "--metrics", "nll", "--sampler", "ddim"], "--sampler is for the metrics"),
+        (["model", "--metrics", "nll", "--features", "0"], "--features is for the metrics"),
+        (["model", "--metrics", "fid", "--neighbours", "x.png"], "--neighbours is for the metrics neighbours"),
+        (["model", "--metrics", "neighbours", "--neighbours", "x.jpg"], "give a .png"),
+        (["model", "--metrics", "fid", "--sampler-options", "eta=1"], "say which"),
+        (["model", "--metrics", "fid", "--sampler", "ddim", "--sampler-options", "et=1"], "no option 'et'"),
+        (["model", "--metrics", "fid", "--sampler", "ddim", "--sampler-options", "eta"], "KEY=VALUE"),
+        (["model", "--metrics", "fid", "--sampler", "eulr"], "eulr"),
+        (["model", "--metrics", "fit"], "fit"),
+        (["model", "--metrics", "fid-per-class"], "trained with labels"),
+        (["classes", "--metrics", "fid-per-class"], "reference set with classes"),
+        (["model", "--metrics", "fid", "--set", "a=1"], "other projects' models"),
+        (["made.npz", "--metrics", "nll"], "nll is what a model says"),
+        (["made.npz", "--metrics", "fid", "--weights", "raw"], "holds images"),
+        (["made.npz", "--metrics", "fid", "--card"], "--card"),
+        (["model", "--metrics", "fid", "--channels", "3"], "channel"),
+    ],
+)
+def test_wrong_calls(place, tmp_path, monkeypatch, capsys, args, says):
+    monkeypatch.chdir(place)
+    data = [] if "--data" in args else ["--data", "data.npz"]
+    features = ["--features", "0"] if "--features" not in args and "nll" not in args else []
+    assert says in fails(capsys, "eval", *args, *data, *features, "--device", "cpu")
+    assert not (tmp_path / "cache" / "samples").exists(), "nothing was drawn"
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["made.npz"], "at least two"),
+        (["made.npz", "nowhere"], "nowhere"),
+        (["made.npz", "dark.npz", "--metrics", "nll"], "nll"),
+        (["made.npz", "dark.npz", "--out", "x.txt"], ".json"),
+    ],
+)
+def test_wrong_comparisons(place, monkeypatch, capsys, args, says):
+    monkeypatch.chdir(place)
+    assert says in fails(capsys, "compare", *args, "--data", "data.npz", "--features", "0")
