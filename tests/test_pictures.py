@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from undye.errors import UserError
-from undye.pictures import GAP, enlarge, make_grid, save_film, save_images
+from undye.film_files import save_film
+from undye.pictures import GAP, enlarge, make_grid
+from undye.writers import save_images
 
 
 def images(n: int, channels: int = 1, seed: int = 0) -> np.ndarray:
@@ -54,7 +56,7 @@ def test_films(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "strip.png").size[0] > Image.open(tmp_path / "strip.png").size[1]
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.mp4", "file/x.png", "used", "used/", "file"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.mpg", "file/x.png", "used", "used/", "file"])
 def test_unusable_targets(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "used").mkdir()
@@ -62,7 +64,7 @@ def test_unusable_targets(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="cannot write"):
         save_images(images(1), f"{tmp_path}/{name}")
     with pytest.raises(UserError, match="must end in"):
-        save_film([images(1)], tmp_path / "a.mp4")
+        save_film([images(1)], tmp_path / "a.mpg")
 
 
 @pytest.mark.parametrize("name", ["v1.0/", "plain", "made.already"])

@@ -6,10 +6,14 @@ import torch
 from torch import nn
 
 from undye.config import CompactConfig, ModelConfig, ScheduleConfig
+from undye.config_grids import OptimisedGrid
 from undye.denoiser import Denoiser
+from undye.diffusion.score import sigma_at
 from undye.errors import UserError
-from undye.samplers import DDIM, SAMPLERS, Ancestral
-from undye.sampling import SampleRequest, batches, film, resolve_sampler, sample, with_options
+from undye.samplers import DDIM, SAMPLERS, Ancestral, UniPC
+from undye.samplers.guidance import gradient_of
+from undye.samplers.known_grids import SMALL_COSINE
+from undye.sampling import SampleRequest, batches, film, plan, resolve_sampler, sample, with_options
 
 CONFIG = ModelConfig(
     network=CompactConfig(channels=(8,), blocks=(1,), head_channels=0),
@@ -68,9 +72,75 @@ def test_what_comes_back():
     assert sample(model(channels=1), 2, steps=2).shape == (2, 8, 6, 1)
 
 
-def test_defaults_are_ddim_in_50_steps():
+def test_defaults_are_unipc_in_20_steps():
     long = model(schedule=ScheduleConfig(name="cosine", num_steps=100))
-    assert np.array_equal(sample(long, 2), sample(long, 2, DDIM(), 50, 0, grid="uniform"))
+    assert np.array_equal(sample(long, 2), sample(long, 2, UniPC(order=3), 20, 0, grid="karras"))
+    assert np.array_equal(sample(long, 2, "ddim"), sample(long, 2, DDIM(), 50, grid="uniform"))
+
+
+GRID = OptimisedGrid(times=(20, 13.5, 4.25, 0), sampler="unipc", orders=(1, 2, 1), distance=0.1, best_known=0.2)
+
+
+def test_a_models_own_grid_is_used_where_nothing_else_is_asked_for():
+    own = model()
+    without = sample(own, 2, steps=3)
+    own.grids = {3: GRID}
+    request = SampleRequest(n=1, steps=3)
+    sampler, times = plan(own, request)
+    assert sampler == UniPC(order=(1, 2, 1))
+    assert times.tolist() == list(GRID.times)
+    assert not np.array_equal(sample(own, 2, steps=3), without)
+    assert np.array_equal(sample(own, 2, steps=3, grid="karras"), without)
+    assert plan(own, replace(request, sampler="ddim"))[1].tolist() == [20, 13, 7, 0]
+    sampler, times = plan(own, replace(request, sampler="ddim", grid="optimised"))
+    assert (sampler, times.tolist()) == (DDIM(), list(GRID.times))
+    with pytest.raises(
+        UserError, match=r"no optimised grid of 4 steps \(it has 3\): make one with undye optimise-grid"
+    ):
+        sample(own, 1, steps=4, grid="optimised")
+
+
+def test_grids_that_the_package_brings():
+    small = model(schedule=ScheduleConfig(name="cosine", num_steps=1000))
+    sampler, times = plan(small, SampleRequest(n=1, steps=8))
+    assert sampler.order == SMALL_COSINE[8].orders
+    assert times.tolist() == list(SMALL_COSINE[8].times)
+    small.grids = {8: replace(SMALL_COSINE[8], orders=None)}
+    assert plan(small, SampleRequest(n=1, steps=8))[0] == UniPC(), "the model's own come first"
+    linear = model(schedule=ScheduleConfig(num_steps=1000))
+    assert plan(linear, SampleRequest(n=1, steps=8))[0] == UniPC()
+
+
+def test_guidance_in_an_interval_rescaled_and_thresholded():
+    def states(**options):
+        ((_, steps),) = batches(MODEL, SampleRequest(n=3, steps=6, label=1, sampler="ddim", **options))
+        return [step.x for step in steps]
+
+    plain, guided = states(), states(guidance=5.0)
+    # at the first step sigma is above 4, at the last ones below 0.5
+    between = states(guidance=5.0, guidance_interval=(0.5, 4.0))
+    assert torch.equal(between[0], plain[0])
+    assert (between[-1] - plain[-1]).abs().max() > 1e-3
+    everywhere = states(guidance=5.0, guidance_interval=(0, 1e9))
+    assert all(torch.equal(a, b) for a, b in zip(everywhere, guided, strict=True))
+    assert (states(guidance=5.0, guidance_rescale=0.7)[-1] - guided[-1]).abs().max() > 1e-3
+    assert states(guidance=5.0, threshold=0.5)[-1].abs().max() <= 1
+
+
+def test_guidances_second_calls_are_counted():
+    seen = []
+    tell = lambda done, total: seen.append((done, total))  # noqa: E731
+    sample(MODEL, 2, "ddim", 6, label=1, guidance=2.0, progress=tell)
+    assert seen[-1] == (24, 24)
+    sample(MODEL, 2, "heun", 6, progress=tell)
+    assert seen[-1] == (22 - 2 * (sigma_at(MODEL.schedule.log_alpha_bar[-1:]).item() > 1e3), seen[-1][1])
+    sample(MODEL, 2, "ddim", 6, label=1, guidance=2.0, guidance_interval=(0, 1e-9), progress=tell)
+    assert seen[-1] == (12, 12)
+
+
+def test_a_classifier_steers():
+    up = gradient_of(lambda x, t: x.sum(dim=(1, 2, 3)))
+    assert sample(MODEL, 2, steps=5, classifier=up).mean() > sample(MODEL, 2, steps=5).mean() + 1
 
 
 def test_steps_none_are_all_of_them():
@@ -112,6 +182,11 @@ def test_guidance():
         ({"label": -1}, r"0\.\.2"),
         ({"label": [0, 1]}, "one for each of the 4 images"),
         ({"guidance": 2.0}, "guidance needs a label"),
+        ({"guidance": 2.0, "label": 1, "guidance_rescale": 1.5}, r"rescale must lie in \[0, 1\]"),
+        ({"guidance": 2.0, "label": 1, "guidance_interval": (3.0, 1.0)}, "two sigmas"),
+        ({"label": 1, "guidance_rescale": 0.5}, "other than 1"),
+        ({"threshold": 0.0}, "percentile"),
+        ({"sampler": "unipc", "grid": "optimised"}, "no optimised grid of 5 steps"),
         ({"seed": -1}, "negative"),
         ({"first_index": -1}, "negative"),
         ({"sampler": Ancestral(variance="learned_range")}, "not learned a variance"),
@@ -125,6 +200,8 @@ def test_errors(options, match):
 def test_labels_need_a_model_with_classes():
     with pytest.raises(UserError, match="without labels"):
         sample(model(num_classes=None), 1, steps=2, label=0)
+    with pytest.raises(UserError, match="without labels: there is no class"):
+        sample(model(num_classes=None), 1, steps=2, guidance=2.0)
 
 
 @pytest.mark.parametrize(("n", "batch_size", "steps"), [(5, 2, 3), (4, None, 1)])

@@ -14,11 +14,20 @@ if TYPE_CHECKING:
     from undye.diffusion.process import Gaussian, GaussianProcess
     from undye.diffusion.schedule import NoiseSchedule
     from undye.diffusion.terminal import SignalLeftWarning
+    from undye.edit.denoise import add_noise, denoise
+    from undye.edit.img2img import img2img
+    from undye.edit.inpaint import inpaint
+    from undye.edit.interpolate import interpolate, interpolate_samples
+    from undye.edit.progressive import SharedLatents, progressive, shared_latents
+    from undye.edit.restore import degrade, restore, restore_from
     from undye.errors import UserError
     from undye.films import forward_film
+    from undye.metrics.compare import compare
     from undye.metrics.evaluate import evaluate
     from undye.metrics.nll import BitsPerDim, bits_per_dim
     from undye.metrics.ode_nll import OdeBitsPerDim, ode_bits_per_dim
+    from undye.metrics.train_classifier import train_features
+    from undye.samplers.optimise import optimise_grid
     from undye.sampling import sample
     from undye.training.posthoc import posthoc_ema
     from undye.training.presets import run_preset
@@ -38,21 +47,36 @@ _HOME = {
     "OdeBitsPerDim": "metrics.ode_nll",
     "RunConfig": "training.run",
     "ScheduleConfig": "config",
+    "SharedLatents": "edit.progressive",
     "SignalLeftWarning": "diffusion.terminal",
     "UNetConfig": "config",
     "UserError": "errors",
+    "add_noise": "edit.denoise",
     "bits_per_dim": "metrics.nll",
+    "compare": "metrics.compare",
+    "degrade": "edit.restore",
+    "denoise": "edit.denoise",
     "evaluate": "metrics.evaluate",
     "export": "checkpoint.export",
     "forward_film": "films",
+    "img2img": "edit.img2img",
+    "inpaint": "edit.inpaint",
+    "interpolate": "edit.interpolate",
+    "interpolate_samples": "edit.interpolate",
     "load": "checkpoint.load",
     "load_images": "data.load",
     "ode_bits_per_dim": "metrics.ode_nll",
+    "optimise_grid": "samplers.optimise",
     "pack": "data.packing",
     "posthoc_ema": "training.posthoc",
+    "progressive": "edit.progressive",
+    "restore": "edit.restore",
+    "restore_from": "edit.restore",
     "run_preset": "training.presets",
     "sample": "sampling",
+    "shared_latents": "edit.progressive",
     "train": "api",
+    "train_features": "metrics.train_classifier",
 }
 
 __all__ = [
@@ -68,21 +92,36 @@ __all__ = [
     "OdeBitsPerDim",
     "RunConfig",
     "ScheduleConfig",
+    "SharedLatents",
     "SignalLeftWarning",
     "UNetConfig",
     "UserError",
+    "add_noise",
     "bits_per_dim",
+    "compare",
+    "degrade",
+    "denoise",
     "evaluate",
     "export",
     "forward_film",
+    "img2img",
+    "inpaint",
+    "interpolate",
+    "interpolate_samples",
     "load",
     "load_images",
     "ode_bits_per_dim",
+    "optimise_grid",
     "pack",
     "posthoc_ema",
+    "progressive",
+    "restore",
+    "restore_from",
     "run_preset",
     "sample",
+    "shared_latents",
     "train",
+    "train_features",
 ]
 
 

@@ -1,8 +1,9 @@
 """From a model to images: `undye.sample`, and the stream of states it is built from."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import count
 from typing import Any
 
@@ -14,11 +15,12 @@ from torch import Tensor
 from undye.data.pixels import to_uint8
 from undye.denoiser import Denoiser
 from undye.device import default_batch
+from undye.diffusion.score import sigma_at
 from undye.diffusion.variance import LEARNED
 from undye.errors import UserError
 from undye.samplers import SAMPLERS, DenoiserLike, SampleNoise, Sampler, Step
-from undye.samplers.grid import make_grid
-from undye.samplers.guidance import Conditioned, class_labels
+from undye.samplers.defaults import choose
+from undye.samplers.guidance import ClassifierGuided, Conditioned, Gradient, Thresholded, check_guidance, class_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,26 +28,34 @@ class SampleRequest:
     """What to sample: the arguments of `undye.sample`."""
 
     n: int
-    sampler: str | Sampler = "ddim"
+    sampler: str | Sampler | None = None
     steps: int | None = None
-    grid: str = "uniform"
+    grid: str | None = None
     seed: int = 0
     first_index: int = 0
     label: int | Sequence[int] | np.ndarray | None = None
     guidance: float = 1.0
+    guidance_interval: tuple[float, float] | None = None
+    guidance_rescale: float = 0.0
+    classifier: Gradient | None = None
+    threshold: float | None = None
     batch_size: int | None = None
 
 
 def sample(
     denoiser: Denoiser,
     n: int = 16,
-    sampler: str | Sampler = "ddim",
+    sampler: str | Sampler | None = None,
     steps: int | None = None,
     seed: int = 0,
     *,
-    grid: str = "uniform",
+    grid: str | None = None,
     label: int | Sequence[int] | np.ndarray | None = None,
     guidance: float = 1.0,
+    guidance_interval: tuple[float, float] | None = None,
+    guidance_rescale: float = 0.0,
+    classifier: Gradient | None = None,
+    threshold: float | None = None,
     batch_size: int | None = None,
     first_index: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -55,13 +65,19 @@ def sample(
     Args:
         denoiser: the model; it runs on the device it is on, and is put into eval mode while sampling.
         n: number of images.
-        sampler: "ddim", "ancestral", "langevin", or a Sampler object.
-        steps: steps of the grid; None: 50 (at most T), all T for ancestral, 200 for langevin. A network call each,
-            and for langevin several.
+        sampler: a name in `undye.samplers.SAMPLERS`, or a Sampler object; None: with the grid None too, what was found
+            best for this model and number of steps (`undye.optimise_grid`), else UniPC.
+        steps: steps of the grid, a network call each (heun: two, but for the last; pc and langevin: more; rk45: as many
+            as its tolerance asks for); None: the sampler's own number, at most T, and all T for ancestral.
         seed: sample i is a function of (seed, i): `n` and `batch_size` do not change it, to float32 rounding.
-        grid: how the steps are spread over the times: "uniform" or "quadratic".
+        grid: how the steps are spread over the times: a name in `undye.samplers.grid.GRIDS`, or "optimised": the one
+            that the model holds for this number of steps; None: as fits the sampler.
         label: one class for all, or one for each image; None: no class.
         guidance: classifier-free guidance weight; 1 is the plain conditional model.
+        guidance_interval: (lowest, highest) sigma at which to guide; None: all.
+        guidance_rescale: 0 to 1, see `undye.samplers.guidance.Conditioned`.
+        classifier: (x_t, t) -> the gradient of log p(y | x_t) by x_t, times its scale: classifier guidance.
+        threshold: the percentile, 0 to 1, of dynamic thresholding; None: none (the sampler's `clip` is static).
         batch_size: images at a time; None: chosen from the image size.
         first_index: number of the first sample.
         progress: called with (network calls done, network calls in all) after each step.
@@ -70,11 +86,12 @@ def sample(
         uint8 images (n, H, W, C), C is 1 or 3.
 
     Raises:
-        UserError: for an unknown sampler or grid, or a number of steps, label or n that is out of range.
+        UserError: for an unknown sampler or grid, or a number of steps, label, guidance or n that is out of range.
     """
     request = SampleRequest(
-        n=n, sampler=sampler, steps=steps, grid=grid, seed=seed, first_index=first_index,
-        label=label, guidance=guidance, batch_size=batch_size,
+        n=n, sampler=sampler, steps=steps, grid=grid, seed=seed, first_index=first_index, label=label,
+        guidance=guidance, guidance_interval=guidance_interval, guidance_rescale=guidance_rescale,
+        classifier=classifier, threshold=threshold, batch_size=batch_size,
     )  # fmt: skip
     return np.concatenate([to_uint8(_last(steps).x) for _, steps in batches(denoiser, request, progress)])
 
@@ -105,33 +122,61 @@ def batches(
     if not 0 <= request.seed < 2**63 or request.first_index < 0:
         raise UserError("the seed must lie in 0..2^63-1, and the number of the first sample must not be negative")
     config = denoiser.config
-    sampler = resolve_sampler(request.sampler)
-    if (kind := getattr(sampler, "variance", None)) in LEARNED and kind != config.variance:
-        raise UserError(f"this model has not learned a variance of the kind {kind}: choose fixed_small or fixed_large")
-    num_steps = denoiser.schedule.num_steps
-    default = num_steps if sampler.default_steps is None else min(sampler.default_steps, num_steps)
-    times = make_grid(request.grid, num_steps, default if request.steps is None else request.steps)
+    sampler, times = plan(denoiser, request)
     labels = _labels(request, denoiser)
     height, width = config.image_size
     size = default_batch(height, width) if request.batch_size is None else request.batch_size
     if size < 1:
         raise UserError(f"the batch size must be at least 1, got {size}")
-    calls = len(times) - 1
+    calls = network_calls(denoiser, request, sampler, times)
     # a model without weights (a user's own module may be one) computes in float32 on the CPU
     weights = next(denoiser.parameters(), torch.empty(0))
     for start in range(0, request.n, size):
         index = range(start, min(start + size, request.n))
         noise = SampleNoise(request.seed, [request.first_index + i for i in index])
         x_T = noise(torch.empty(len(index), config.channels, height, width, dtype=weights.dtype, device=weights.device))
-        model: DenoiserLike = denoiser
-        if labels is not None:
-            model = Conditioned(denoiser, labels[start : index.stop].to(weights.device), request.guidance)
+        model = _guided(denoiser, request, None if labels is None else labels[start : index.stop].to(weights.device))
 
         def tick(done: int, start: int = start, count: int = len(index)) -> None:
             if progress is not None:
-                progress(start * calls + done * count, request.n * calls)
+                progress(start * calls + done * calls // (len(times) - 1) * count, request.n * calls)
 
         yield x_T, _run(denoiser, sampler.steps(model, x_T, times, noise), tick)
+
+
+def plan(denoiser: Denoiser, request: SampleRequest) -> tuple[Sampler, Tensor]:
+    """The sampler and the times that a request comes to with this model.
+
+    Raises:
+        UserError: for an unknown sampler or grid, or a number of steps that is out of range.
+    """
+    sampler = None if request.sampler is None else resolve_sampler(request.sampler)
+    sampler, times = choose(denoiser, sampler, request.grid, request.steps)
+    if (kind := getattr(sampler, "variance", None)) in LEARNED and kind != denoiser.config.variance:
+        raise UserError(f"this model has not learned a variance of the kind {kind}: choose fixed_small or fixed_large")
+    return sampler, times
+
+
+def network_calls(denoiser: Denoiser, request: SampleRequest, sampler: Sampler, times: Tensor) -> int:
+    """Network calls for one image, guidance's second ones included; the grid's steps where nobody knows (rk45)."""
+    calls = sampler.calls(denoiser.schedule, times)
+    if calls is None:
+        return len(times) - 1
+    if request.guidance == 1:
+        return calls
+    sigma = sigma_at(denoiser.schedule.log_alpha_bar_at(times[:-1]))
+    low, high = request.guidance_interval or (0, math.inf)
+    return calls + round(calls * ((low <= sigma) & (sigma <= high)).double().mean().item())
+
+
+def _guided(denoiser: Denoiser, request: SampleRequest, labels: Tensor | None) -> DenoiserLike:
+    """The model with everything filled in that steers it."""
+    model: DenoiserLike = denoiser
+    if labels is not None:
+        model = Conditioned(denoiser, labels, request.guidance, request.guidance_interval, request.guidance_rescale)
+    if request.classifier is not None:
+        model = ClassifierGuided(model, request.classifier)
+    return model if request.threshold is None else Thresholded(model, request.threshold)
 
 
 def _run(denoiser: Denoiser, steps: Iterator[Step], tick: Callable[[int], None]) -> Iterator[Step]:
@@ -170,10 +215,10 @@ def with_options(sampler: str, **options: Any) -> Sampler:
         UserError: for an option that this sampler does not have, or a value that it refuses.
     """
     base = resolve_sampler(sampler)
-    given = {k: v for k, v in options.items() if v is not None}
+    given, known = {k: v for k, v in options.items() if v is not None}, [f.name for f in fields(base)]
     for name in given:
-        if not hasattr(base, name):
-            raise UserError(f"the sampler {sampler!r} has no option {name!r}")
+        if name not in known:
+            raise UserError(f"the sampler {sampler!r} has no option {name!r}: its options are {', '.join(known)}")
     try:
         return replace(base, **given)
     except ValueError as error:
@@ -182,8 +227,16 @@ def with_options(sampler: str, **options: Any) -> Sampler:
 
 def _labels(request: SampleRequest, denoiser: Denoiser) -> Tensor | None:
     """One label per image, or None for an unconditional request."""
+    guidance = (request.guidance, request.guidance_interval, request.guidance_rescale)
+    if request.threshold is not None and not 0 < request.threshold <= 1:
+        raise UserError(f"the threshold's percentile must lie in (0, 1], got {request.threshold}")
     if request.label is None:
-        if request.guidance != 1.0:
+        if guidance != (1.0, None, 0.0):
+            if denoiser.config.num_classes is None:
+                raise UserError("this model was trained without labels: there is no class to guide it to")
             raise UserError("guidance needs a label: it strengthens the class that you ask for")
         return None
+    if request.guidance == 1 and guidance != (1.0, None, 0.0):
+        raise UserError("a guidance interval and rescale change a guidance weight: give one other than 1")
+    check_guidance(denoiser, *guidance)
     return class_labels(request.label, request.n, denoiser.config.num_classes)

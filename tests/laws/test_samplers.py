@@ -13,8 +13,22 @@ import torch
 from torch import Tensor
 
 from undye.diffusion.schedule import NoiseSchedule
-from undye.samplers import DDIM, SAMPLERS, Ancestral, Langevin, SampleNoise, final
-from undye.samplers.grid import GRIDS, make_grid
+from undye.samplers import (
+    DDIM,
+    DPM2MSDE,
+    RK45,
+    SAMPLERS,
+    Ancestral,
+    Euler,
+    Heun,
+    Langevin,
+    PredictorCorrector,
+    SampleNoise,
+    UniPC,
+    final,
+)
+from undye.samplers.grid import make_grid
+from undye.samplers.inversion import inversion_steps, invert
 from undye.testing import GaussianMixtureOracle, GaussianOracle
 
 T = 1000
@@ -32,6 +46,11 @@ VARIANTS = {name: cls() for name, cls in SAMPLERS.items()} | {
     "ddim, eta 0.5": DDIM(eta=0.5),
     "ddim, eta 1": DDIM(eta=1.0),
     "langevin, longer": Langevin(step_size=0.5),
+    "unipc, order 1": UniPC(order=1),
+    "unipc, order 3": UniPC(order=3),
+    "euler, churn": Euler(s_churn=10, s_tmin=0.05, s_tmax=50),
+    "heun, churn": Heun(s_churn=10, s_tmin=0.05, s_tmax=50),
+    "pc, ddim": PredictorCorrector(predictor="ddim", snr=0.05),
 }
 every_sampler = pytest.mark.parametrize("sampler", VARIANTS.values(), ids=VARIANTS)
 
@@ -87,17 +106,27 @@ def error(sampler, steps: int) -> float:
     return ((mean - GAUSSIAN.mean.flatten()).norm() + (cov - GAUSSIAN.cov).norm()).item()
 
 
-def slope(errors: list[float], factor: float) -> float:
-    """The order of convergence: by which power of the step length the error falls, on average."""
-    return math.log(errors[0] / errors[-1]) / ((len(errors) - 1) * math.log(factor))
-
-
 @every_sampler
 def test_moments_approach_the_datas_as_steps_grow(sampler):
     coarse, fine = (error(sampler, steps) for steps in (32, 128))
     assert coarse < 0.07
+    if isinstance(sampler, RK45):  # its steps are its own, not the grid's
+        assert fine < 1e-3
+        return
     # Langevin dynamics freezes where sigma falls faster than it mixes: less than order 1, see its docstring
-    assert fine < coarse / (1.6 if isinstance(sampler, Langevin) else 2)
+    # the SDE solver's error on this grid changes its sign at some 32 steps; on one that suits it, see below
+    assert fine < coarse / (1.6 if isinstance(sampler, Langevin | DPM2MSDE) else 2)
+
+
+def test_the_sde_solvers_moments_are_of_second_order():
+    """Where ancestral sampling, which is the same without the slope, is of first order."""
+    steps = (32, 64, 128)
+    for sampler, order in ((DPM2MSDE(), 2), (Ancestral(variance="fixed_small"), 1)):
+        errors = []
+        for n in steps:
+            mean, cov = exact_moments(sampler, GAUSSIAN, make_grid("karras", LINEAR, n, real=True))
+            errors.append(((mean - GAUSSIAN.mean.flatten()).norm() + (cov - GAUSSIAN.cov).norm()).item())
+        assert abs(slope_of(errors, steps) - order) < 0.25, errors
 
 
 @every_sampler
@@ -119,10 +148,10 @@ def test_a_mixture_is_sampled_with_its_weights_and_moments(sampler):
 
 
 @every_sampler
-@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("grid", ["uniform", "karras"])
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_one_step_for_each_pair_of_the_grid(sampler, grid, steps):
-    grid = make_grid(grid, T, steps)
+    grid = make_grid(grid, LINEAR, steps)
     x_T = torch.randn(3, 1, 1, 2, dtype=torch.float64)
     taken = list(sampler.steps(MIXTURE, x_T, grid, torch.randn_like))
     assert [step.index for step in taken] == list(range(steps))
@@ -208,25 +237,46 @@ def test_names_in_the_table_are_the_samplers_own():
     assert all(name == cls.name for name, cls in SAMPLERS.items())
 
 
-# the order of an ODE sampler's error in the length of a step, as its paper states it
-ORDERS = {"ddim": 1}
+# the order of an ODE sampler's error in the length of a step, as its paper states it; UniPC's corrector adds one to its
+# predictor's
+ORDERS = {
+    "ddim": (DDIM(), 1),
+    "euler": (Euler(), 1),
+    "heun": (Heun(), 2),
+    "dpm++2m": (SAMPLERS["dpm++2m"](), 2),
+    "dpm++3m": (SAMPLERS["dpm++3m"](), 3),
+    "unipc, order 1": (UniPC(order=1), 2),
+    "unipc, order 2": (UniPC(order=2), 3),
+    "unipc, order 3": (UniPC(order=3), 4),
+}
+every_ode_sampler = pytest.mark.parametrize(("sampler", "order"), ORDERS.values(), ids=ORDERS)
+STEPS, FINE = (49, 65, 81, 97), (129, 161, 193, 225)
 
 
-@pytest.mark.parametrize("name", ORDERS)
-def test_order_of_an_ode_sampler_on_a_gaussian(name):
+def to_the_last_level(sampler, oracle, x_T: Tensor, steps: int) -> tuple[Tensor, float]:
+    """Where a sampler is before its last step, and the time. The last step, to s = 0, is x_0's mean in all of them."""
+    grid = make_grid("karras", oracle.schedule, steps, real=True)
+    # one more time near T, nearer with the square of the step: the first step, which is of order 1, leaves no trace
+    grid = torch.cat([grid[:1], T + (grid[1:2] - T) / steps, grid[1:]])
+    *_, before, _ = sampler.steps(oracle, x_T, grid, CountedNoise())
+    return before.x, before.s
+
+
+@every_ode_sampler
+def test_order_of_an_ode_sampler_on_a_gaussian(sampler, order):
     """The exact flow of a Gaussian is known: each path keeps its distance from the mean in standard deviations."""
     x_T = torch.randn(64, 1, 1, 2, dtype=torch.float64)
     exact = GAUSSIAN.flow(x_T, torch.full((64,), T))
-    errors = [
-        (final(SAMPLERS[name]().steps(GAUSSIAN, x_T, even(steps), CountedNoise())) - exact).norm().item()
-        for steps in (32, 64, 128, 256)
-    ]
-    assert abs(slope(errors, 2) - ORDERS[name]) < 0.2, errors
+    errors = []
+    for steps in STEPS:
+        x, t = to_the_last_level(sampler, GAUSSIAN, x_T, steps)
+        errors.append((GAUSSIAN.flow(x, torch.full((64,), t, dtype=torch.float64)) - exact).norm().item())
+    assert abs(slope_of(errors, STEPS) - order) < 0.2, errors
 
 
-@pytest.mark.parametrize("name", ORDERS)
-def test_order_of_an_ode_sampler_on_a_mixture(name):
-    """In one dimension the flow keeps quantiles: F_0(x_0) = F_T(x_T), for any data."""
+@every_ode_sampler
+def test_order_of_an_ode_sampler_on_a_mixture(sampler, order):
+    """In one dimension the flow keeps quantiles: F_t(x_t) = F_T(x_T), for any data."""
     weights, means, stds = torch.tensor([[0.3, 0.7], [-0.6, 0.5], [0.15, 0.3]], dtype=torch.float64)
     oracle = GaussianMixtureOracle(LINEAR, weights, means[:, None], stds=stds, image_shape=(1, 1, 1))
 
@@ -237,7 +287,85 @@ def test_order_of_an_ode_sampler_on_a_mixture(name):
     x_T = torch.linspace(-1.5, 1.5, 31, dtype=torch.float64).view(-1, 1, 1, 1)
     exact = quantile(x_T, LINEAR.alpha_bar[T])
     errors = []
-    for steps in (32, 64, 128, 256):
-        x = final(SAMPLERS[name]().steps(oracle, x_T, even(steps), CountedNoise()))
-        errors.append((quantile(x, LINEAR.alpha_bar[0]) - exact).norm().item())
-    assert abs(slope(errors, 2) - ORDERS[name]) < 0.2, errors
+    for steps in FINE:
+        x, t = to_the_last_level(sampler, oracle, x_T, steps)
+        alpha_bar = LINEAR.log_alpha_bar_at(torch.tensor(t, dtype=torch.float64)).exp()
+        errors.append((quantile(x, alpha_bar) - exact).norm().item())
+    # order 4 is not reached yet at 225 steps on this mixture, where the slope is 4.4: on the Gaussian it is
+    assert abs(slope_of(errors, FINE) - order) < (0.2 if order < 4 else 0.6), errors
+
+
+def slope_of(errors: list[float], steps: tuple[int, ...]) -> float:
+    """The order of convergence: minus the slope of a straight line through log error over log steps."""
+    x, y = torch.tensor(steps).double().log(), torch.tensor(errors).double().log()
+    x, y = x - x.mean(), y - y.mean()
+    return -((x * y).sum() / x.square().sum()).item()
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-6])
+def test_rk45_keeps_to_its_tolerance(tolerance):
+    x_T = torch.randn(64, 1, 1, 2, dtype=torch.float64)
+    exact = GAUSSIAN.flow(x_T, torch.full((64,), T))
+    before, _ = RK45(tolerance=tolerance).steps(GAUSSIAN, x_T, torch.tensor([T, 1, 0]), CountedNoise())
+    error = (GAUSSIAN.flow(before.x, torch.ones(64)) - exact).square().mean().sqrt()
+    assert error < 5 * tolerance
+
+
+@every_sampler
+def test_network_calls_are_those_foretold(sampler):
+    @dataclass
+    class Counts:
+        model: GaussianMixtureOracle
+        calls: int = 0
+
+        def __getattr__(self, name):
+            return getattr(self.model, name)
+
+        def __call__(self, x_t, t):
+            self.calls += 1
+            return self.model(x_t, t)
+
+    cosine = replace_schedule(NoiseSchedule.named("cosine", T))
+    for model in (MIXTURE, cosine):
+        for grid in (make_grid("uniform", T, 7), make_grid("karras", model.schedule, 2), torch.tensor([T, 0])):
+            counts, x_T = Counts(model), torch.randn(3, 1, 1, 2, dtype=torch.float64)
+            final(sampler.steps(counts, x_T, grid, torch.randn_like))
+            told = sampler.calls(model.schedule, grid)
+            assert told == (None if isinstance(sampler, RK45) else counts.calls)
+
+
+def replace_schedule(schedule: NoiseSchedule) -> GaussianMixtureOracle:
+    return GaussianMixtureOracle(schedule, WEIGHTS, CENTRES, stds=STDS)
+
+
+def round_trip(iterations: int, steps: int, oracle=MIXTURE) -> float:
+    x_0, grid = oracle.sample(16, seed=1), make_grid("uniform", T, steps)
+    x_T = invert(oracle, x_0, grid, iterations)
+    return (final(DDIM().steps(oracle, x_T, grid, torch.zeros_like)) - x_0).abs().max().item()
+
+
+def test_inversion_without_correction_is_of_first_order():
+    steps = (100, 200, 400)
+    errors = [round_trip(0, n) for n in steps]
+    assert abs(slope_of(errors, steps) - 1) < 0.2, errors
+
+
+@pytest.mark.parametrize("oracle", [GAUSSIAN, MIXTURE, replace_schedule(NoiseSchedule.named("cosine", T))])
+def test_inversion_with_correction_is_undone_by_ddim(oracle):
+    assert round_trip(0, 200, oracle) > 1e-3
+    assert round_trip(3, 200, oracle) < 1e-3
+    assert round_trip(8, 200, oracle) < 1e-7
+
+
+def test_inverted_data_are_noise():
+    """x_T of data is standard normal, as what samples start from; and the states on the way have the marginals."""
+    x_0 = MIXTURE.sample(4000, seed=2)
+    states = list(inversion_steps(MIXTURE, x_0, make_grid("uniform", T, 100), 2))
+    assert [step.t for step in states] == list(range(10, T + 1, 10))
+    assert states[0].s == 0
+    x_T = states[-1].x.flatten(1)
+    assert x_T.mean(0).abs().max() < 5 / math.sqrt(4000)
+    assert (x_T.T.cov() - torch.eye(2)).abs().max() < 5 * math.sqrt(2 / 4000)
+    middle = states[29]
+    a2 = LINEAR.alpha_bar[300]
+    assert (middle.x.flatten(1).T.cov() - (a2 * MIXTURE.cov + (1 - a2) * torch.eye(2))).abs().max() < 0.08

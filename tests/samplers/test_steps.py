@@ -7,8 +7,10 @@ from torch import nn
 from undye.config import ModelConfig, ScheduleConfig
 from undye.denoiser import Denoiser
 from undye.diffusion.schedule import NoiseSchedule
+from undye.diffusion.score import sigma_at
+from undye.errors import UserError
 from undye.samplers import DDIM, Ancestral, SampleNoise
-from undye.samplers.grid import make_grid, quadratic, uniform
+from undye.samplers.grid import make_grid
 from undye.testing import GaussianMixtureOracle
 
 T = 1000
@@ -120,8 +122,33 @@ def test_eta_lies_in_0_1(eta):
         DDIM(eta=eta)
 
 
-def test_known_grids():
-    assert uniform(1000, 5).tolist() == [1000, 800, 600, 400, 200, 0]
-    assert uniform(10, 3).tolist() == [10, 7, 3, 0]
-    assert quadratic(1000, 5).tolist() == [1000, 640, 360, 160, 40, 0]
-    assert quadratic(10, 8).tolist() == [10, 8, 6, 5, 4, 3, 2, 1, 0]
+@pytest.mark.parametrize(
+    ("name", "num_steps", "times"),
+    [
+        ("uniform", 1000, [1000, 800, 600, 400, 200, 0]),
+        ("trailing", 1000, [1000, 800, 600, 400, 200, 0]),
+        ("uniform", 10, [10, 7, 3, 0]),
+        ("quadratic", 1000, [1000, 640, 360, 160, 40, 0]),
+        ("quadratic", 10, [10, 8, 6, 5, 4, 3, 2, 1, 0]),
+        ("cosine", 1000, [1000, 750, 250, 0]),
+        ("leading", 1000, [1000, 751, 501, 251, 1, 0][1:]),
+    ],
+)
+def test_known_grids(name, num_steps, times):
+    expected = [num_steps, *times[1:]]
+    assert make_grid(name, num_steps, len(times) - 1).tolist() == expected
+
+
+def test_grids_of_noise_levels():
+    """Karras et al. 2022, Eq. 5, and even log-SNR, from sigma = 80 to t = 1; the first step starts at T."""
+    high, low = 80.0, sigma_at(LINEAR.log_alpha_bar[1:2]).item()
+    for name, inverse in (("karras", lambda sigma: sigma ** (1 / 7)), ("log-snr", lambda sigma: sigma.log())):
+        grid = make_grid(name, LINEAR, 9, real=True)
+        assert (grid[0], grid[-1]) == (T, 0)
+        places = inverse(sigma_at(LINEAR.log_alpha_bar_at(grid[1:-1])))
+        ends = inverse(torch.tensor([high, low], dtype=torch.float64))
+        torch.testing.assert_close(places, ends[0] + (ends[1] - ends[0]) * torch.arange(1, 9) / 8, rtol=1e-9, atol=0)
+        assert grid[-2] == pytest.approx(1, abs=1e-9)
+    assert make_grid("karras", LINEAR, 1).tolist() == [T, 0]
+    with pytest.raises(UserError, match="needs the model's schedule"):
+        make_grid("karras", T, 9)

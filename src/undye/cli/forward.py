@@ -50,8 +50,8 @@ def main(args: list[str]) -> int:
 
     from undye.data import load_images
     from undye.denoiser import build_schedule, signal_warning
+    from undye.film_files import check_film, save_film
     from undye.films import forward_film
-    from undye.pictures import check_film, save_film
 
     check_film(Path(a.out))
     try:

@@ -16,8 +16,17 @@ from undye.errors import SaidElsewhereError, UserError
 COMMANDS = {
     "train": "train a model on images",
     "sample": "draw images from a model",
-    "eval": "measure how good a model is: bits per dimension, rate-distortion",
+    "eval": "measure how good a model or a folder of images is: FID, KID, bits per dimension, ...",
+    "compare": "measure several of them in the same manner, and say which differences are real",
+    "features": "train what FID and its kin are measured in, on your own labelled images",
+    "interpolate": "images on the way from one to another",
+    "inpaint": "fill a masked part of images",
+    "img2img": "turn images, strokes for example, into images of the model's kind",
+    "progressive": "what the model takes the image to be while it samples",
+    "denoise": "take noise of a known level out of images",
+    "restore": "enlarge or colourise images",
     "forward": "show how images dissolve into noise: the forward process as a film",
+    "optimise-grid": "find the step times that suit a model, so that few steps do, and keep them in it",
     "info": "say what a model is",
     "ema": "make a model with averaged weights of another length, after training",
     "data": "pack a data set into one file of decoded images, or check one",
@@ -83,7 +92,7 @@ def _dispatch(args: list[str]) -> int:
         close = difflib.get_close_matches(args[0], COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise UserError(f"unknown command {args[0]!r}: {hint}commands are {', '.join(COMMANDS)}")
-    module = {"eval": "evaluate", "import": "imports"}.get(args[0], args[0])  # Python's own words
+    module = {"eval": "evaluate", "import": "imports", "optimise-grid": "optimise_grid"}.get(args[0], args[0])
     return importlib.import_module(f"undye.cli.{module}").main(args[1:])
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -11,6 +11,9 @@ from undye.cli.parse import parse
 from undye.cli.progress import Progress
 from undye.cli.settings import Set, joined
 from undye.errors import UserError
+
+if TYPE_CHECKING:
+    from undye.samplers import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +26,23 @@ class SampleArgs:
     """grid.png, samples.npz (array `images`), or a folder (one PNG per image)."""
     n: int = 16
     """How many images."""
-    sampler: Literal["ddim", "ancestral", "langevin"] = "ddim"
-    """ddim (deterministic, few steps), ancestral (the paper's Algorithm 2) or langevin (annealed Langevin dynamics)."""
+    sampler: (
+        Literal[
+            "ancestral", "ddim", "dpm++2m", "dpm++3m", "dpm++2m-sde", "unipc", "euler", "heun", "rk45", "langevin", "pc"
+        ]
+        | None
+    ) = None
+    """Without it the best known for the model and number of steps. unipc, dpm++2m and dpm++3m are for few steps;
+    ancestral is the paper's Algorithm 2; ddim and euler are of first order, heun of second; rk45 keeps to a tolerance;
+    dpm++2m-sde, langevin and pc (predictor-corrector) draw noise at every step."""
     steps: int | None = None
-    """Steps of the grid; without it 50, all T for ancestral, 200 for langevin. A network call each; langevin more."""
-    grid: Literal["uniform", "quadratic"] = "uniform"
-    """How the steps are spread over the times: uniform or quadratic."""
+    """Steps of the grid; without it the sampler's own number: 20 for unipc and dpm++, 50 for ddim, all T for ancestral.
+    A network call each; heun takes two, langevin and pc more, rk45 as many as its tolerance asks for."""
+    grid: Literal["optimised", "uniform", "quadratic", "cosine", "log-snr", "karras", "trailing", "leading"] | None = (
+        None
+    )
+    """How the steps are spread over the times; optimised: as undye optimise-grid found it for this model. Without it as
+    fits the sampler."""
     seed: int = 0
     """Image number i depends on the seed and i alone."""
     eta: float | None = None
@@ -36,15 +50,37 @@ class SampleArgs:
     variance: Literal["fixed_small", "fixed_large", "learned_range", "learned"] | None = None
     """ancestral: fixed_small or fixed_large, or what the model has learned; without it the model's own."""
     repeats: int | None = None
-    """langevin: steps at each noise level (5)."""
+    """langevin: steps at each noise level (5). pc: corrector steps after each predictor step (1)."""
     step_size: float | None = None
     """langevin: length of a step, in units of the noise's variance (0.3)."""
+    order: Literal[1, 2, 3] | None = None
+    """unipc: order of the predictor (2)."""
+    s_churn: float | None = None
+    """euler, heun: noise that is added before each step (0)."""
+    s_tmin: float | None = None
+    """euler, heun: lowest sigma with churn (0)."""
+    s_tmax: float | None = None
+    """euler, heun: highest sigma with churn."""
+    s_noise: float | None = None
+    """euler, heun: standard deviation of churn's noise (1)."""
+    tolerance: float | None = None
+    """rk45: error allowed in a step (0.0001)."""
+    predictor: Literal["ancestral", "ddim"] | None = None
+    """pc: the step that is corrected (ancestral)."""
+    snr: float | None = None
+    """pc: length of a corrector step, as the ratio of its two parts (0.16)."""
     clip: bool | None = None
     """Clip the predicted x_0 to [-1, 1] at each step; without it as the model says."""
     label: str = ""
     """A class by number or name; for models that were trained with labels."""
     guidance: float = 1.0
     """Classifier-free guidance: above 1 exaggerates the class."""
+    guidance_interval: tuple[float, float] | None = None
+    """Lowest and highest sigma (noise relative to signal) at which to guide; without it at all."""
+    guidance_rescale: float = 0.0
+    """0 to 1: bring guided images back to the contrast of unguided ones, against overexposure."""
+    threshold: float | None = None
+    """Dynamic thresholding of the predicted x_0, by this percentile of each image's numbers, such as 0.995."""
     film: Annotated[str, tyro.conf.arg(metavar="FILM")] = ""
     """Also write the reverse process: .gif plays it, .png shows it as a strip."""
     frames: int = 10
@@ -68,10 +104,12 @@ def main(args: list[str]) -> int:
     from undye.checkpoint.imported import Settings
     from undye.checkpoint.load import load
     from undye.device import set_threads
-    from undye.pictures import check_film, check_target, save_film, save_images
-    from undye.sampling import SampleRequest, with_options
+    from undye.film_files import check_film, save_film
+    from undye.pictures import check_target
+    from undye.sampling import SampleRequest
     from undye.sharding import shared_film, shared_sample
     from undye.world import World
+    from undye.writers import save_images
 
     if a.out:
         check_target(a.out)
@@ -84,14 +122,15 @@ def main(args: list[str]) -> int:
     denoiser = load(a.model, world.device, Settings.parse(a.set).values, weights=a.weights)
     request = SampleRequest(
         n=a.n,
-        sampler=with_options(
-            a.sampler, eta=a.eta, variance=a.variance, repeats=a.repeats, step_size=a.step_size, clip=a.clip
-        ),
+        sampler=_sampler(a),
         steps=a.steps,
         grid=a.grid,
         seed=a.seed,
         label=_label(a.label, denoiser.config.class_names, denoiser.config.num_classes),
         guidance=a.guidance,
+        guidance_interval=a.guidance_interval,
+        guidance_rescale=a.guidance_rescale,
+        threshold=a.threshold,
         batch_size=a.batch_size,
     )
     with Progress("sampling", "network calls", quiet=not world.is_main) as progress:
@@ -106,6 +145,25 @@ def main(args: list[str]) -> int:
     for path in filter(None, (a.out, a.film)):
         print(path)
     return 0
+
+
+OPTIONS = (
+    "eta", "variance", "repeats", "step_size", "order", "s_churn", "s_tmin", "s_tmax", "s_noise", "tolerance",
+    "predictor", "snr", "clip",
+)  # fmt: skip
+"""The flags that are a sampler's own."""
+
+
+def _sampler(a: SampleArgs) -> "Sampler | None":
+    """The sampler that is asked for with its options; None for whatever is best."""
+    from undye.sampling import with_options
+
+    given = {name: value for name in OPTIONS if (value := getattr(a, name)) is not None}
+    if a.sampler is not None:
+        return with_options(a.sampler, **given)
+    if given:
+        raise UserError(f"--{next(iter(given)).replace('_', '-')} belongs to a sampler: name it with --sampler")
+    return None
 
 
 def _label(text: str, names: tuple[str, ...] | None, num_classes: int | None) -> int | None:

@@ -97,6 +97,78 @@ def solve(
     return Solution(state, calls, accepted, rejected)
 
 
+def solve_each(
+    derivative: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    start: Tensor,
+    end: Tensor,
+    tolerance: float = 1e-4,
+    length: Tensor | None = None,
+    max_steps: int = 10_000,
+) -> tuple[Tensor, Tensor, int]:
+    """Follow dx/du = derivative(u, x) for each path (row) of x by itself: what a path does is its own affair.
+
+    The paths have their own u and step lengths, so that where one ends does not depend on which others are in the
+    batch, as it would with `solve`. The derivative is asked for all rows until the last one is there: those that wait
+    stand at their end.
+
+    Args:
+        derivative: the right-hand side, of u (B,), float64 on the CPU, and x (B, ...).
+        x: where the paths start (B, ...).
+        start: their first u (B,), float64 on the CPU.
+        end: their last (B,), all on the same side of `start`.
+        tolerance: as in `solve`.
+        length: of each path's first step (B,); None: a twentieth of the way.
+        max_steps: give up after so many.
+
+    Returns:
+        The ends; the length that each path would try next (B,); and how often the derivative was called.
+
+    Raises:
+        ArithmeticError: as `solve`.
+    """
+    direction = 1.0 if bool((end > start).all()) else -1.0
+    span, u = (end - start).abs(), start
+    length = span / 20 if length is None else length
+    first, calls = derivative(u, x), 1
+
+    def wide(rows: Tensor) -> Tensor:
+        return rows.to(x.device, torch.bool if rows.dtype == torch.bool else x.dtype).view(-1, *[1] * (x.ndim - 1))
+
+    for _ in range(max_steps):
+        left = (end - u).abs()
+        going, last = left > 0, length >= left * (1 - 1e-12)
+        h = torch.where(last, end - u, direction * length)
+        slopes = [first]
+        for c, row in zip(_C[1:], _A[1:], strict=True):
+            slopes.append(derivative(u + c * h, x + wide(h) * _weighted(row, slopes)))
+        calls += 6
+        new = x + wide(h) * _weighted(_FIFTH[:6], slopes[:6])
+        allowed = tolerance * (1 + torch.maximum(x.abs(), new.abs()))
+        error = (wide(h) * _weighted(_ERROR, slopes) / allowed).flatten(1).square().mean(1).sqrt().double().cpu()
+        finite = error.isfinite()
+        if bool((going & ~finite & (h.abs() < 1e-10 * span)).any()):
+            raise ArithmeticError("the ODE's state is not finite: the network diverged")
+        good = going & finite & (error <= 1)
+        u = torch.where(good, torch.where(last, end, u + h), u)
+        x, first = torch.where(wide(good), new, x), torch.where(wide(good), slopes[6], first)
+        factor = torch.where(finite, (0.9 * error.clamp(min=1e-10) ** -0.2).clamp(0.2, 5.0), 0.1)
+        # a step that was cut to the end says little of the length that was meant
+        length = torch.where(going & ~(last & good), h.abs() * factor, length)
+        if bool((u == end).all()):
+            return x, length, calls
+    raise ArithmeticError(f"the ODE solver needs more than {max_steps} steps: ask for a larger tolerance")
+
+
+def _weighted(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
+    """The weighted sum of slopes."""
+    total = torch.zeros_like(slopes[0])
+    for weight, slope in zip(weights, slopes, strict=True):
+        if weight:
+            total = total + weight * slope
+    return total
+
+
 def _add(state: State, h: float, weights: tuple[float, ...], slopes: list[State]) -> State:
     """State + h times the weighted sum of the slopes."""
     out = list(state)

@@ -36,15 +36,19 @@ class Ancestral(Sampler):
         self, denoiser: DenoiserLike, x_T: Float[Tensor, "b c h w"], grid: Real[Tensor, " n"], noise: Noise
     ) -> Iterator[Step]:
         """See `Sampler.steps`."""
-        x, kind = x_T, self.variance or denoiser.config.variance
+        x = x_T
         for index, (t, s) in enumerate(pairs(grid, denoiser.schedule)):
-            t_, s_ = times(t, x), times(s, x)
-            out, x_0 = self.predict_x_0(denoiser, x, t_)
-            mean = denoiser.process.posterior(x_0, x, t_, s_).mean
-            if s > 0:
-                log_var = variance.log_var(kind, denoiser.schedule, t_, s_, out.learned_variance)
-                std = (0.5 * log_var).exp().to(x.dtype).to(x.device)
-                x = mean + (std if std.ndim == 4 else std.view(-1, 1, 1, 1)) * noise(x)
-            else:
-                x = mean
+            x, x_0 = self.step(denoiser, x, t, s, noise)
             yield Step(index, t, s, x, x_0)
+
+    def step(self, denoiser: DenoiserLike, x: Tensor, t: float, s: float, noise: Noise) -> tuple[Tensor, Tensor]:
+        """One step alone: x_s, and the x_0 that was predicted at t."""
+        t_, s_ = times(t, x), times(s, x)
+        out, x_0 = self.predict_x_0(denoiser, x, t_)
+        mean = denoiser.process.posterior(x_0, x, t_, s_).mean
+        if s == 0:
+            return mean, x_0
+        kind = self.variance or denoiser.config.variance
+        log_var = variance.log_var(kind, denoiser.schedule, t_, s_, out.learned_variance)
+        std = (0.5 * log_var).exp().to(x.dtype).to(x.device)
+        return mean + (std if std.ndim == 4 else std.view(-1, 1, 1, 1)) * noise(x), x_0

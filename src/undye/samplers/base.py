@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from undye.config import ModelConfig
 from undye.denoiser import Denoised
 from undye.diffusion.process import GaussianProcess
-from undye.diffusion.schedule import NoiseSchedule
+from undye.diffusion.schedule import NoiseSchedule, log_snr
 
 
 @runtime_checkable
@@ -74,11 +75,42 @@ class Sampler(ABC):
             one Step for each pair of neighbours in the grid; the last one's `x` is the sample.
         """
 
+    def calls(self, schedule: NoiseSchedule, grid: Real[Tensor, " n"]) -> int | None:
+        """Network calls that walking down this grid takes; None where only the walk itself can tell."""
+        return len(grid) - 1
+
     def predict_x_0(self, denoiser: DenoiserLike, x_t: Tensor, t: Tensor) -> tuple[Denoised, Tensor]:
         """The model's answer at x_t, and its x_0 clipped if that is asked for."""
         out = denoiser(x_t, t)
         clip = denoiser.config.clip_x_0 if self.clip is None else self.clip
         return out, out.x_0.clamp(-1, 1) if clip else out.x_0
+
+
+@dataclass(frozen=True)
+class Levels:
+    """How much signal and noise there is at each time of a grid, as Python's float64 numbers.
+
+    Attributes:
+        signal: sqrt(alpha_bar).
+        noise: sqrt(1 - alpha_bar).
+        lam: lambda = log(signal / noise), half the log-SNR (Lu et al. 2022); infinite at t = 0.
+    """
+
+    signal: list[float]
+    noise: list[float]
+    lam: list[float]
+
+    @classmethod
+    def of(cls, schedule: NoiseSchedule, grid: Real[Tensor, " n"]) -> "Levels":
+        """The levels of the grid's times."""
+        log_alpha_bar = schedule.log_alpha_bar_at(grid)
+        lam = [0.5 * x if x < inf else inf for x in log_snr(log_alpha_bar).tolist()]
+        return cls((0.5 * log_alpha_bar).exp().tolist(), (-log_alpha_bar.expm1()).sqrt().tolist(), lam)
+
+    @property
+    def sigma(self) -> list[float]:
+        """The noise relative to the signal: Karras et al. 2022."""
+        return [b / a for a, b in zip(self.signal, self.noise, strict=True)]
 
 
 def pairs(grid: Real[Tensor, " n"], schedule: NoiseSchedule) -> list[tuple[float, float]]:

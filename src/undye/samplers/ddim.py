@@ -34,15 +34,19 @@ class DDIM(Sampler):
         self, denoiser: DenoiserLike, x_T: Float[Tensor, "b c h w"], grid: Real[Tensor, " n"], noise: Noise
     ) -> Iterator[Step]:
         """See `Sampler.steps`."""
-        x, schedule = x_T, denoiser.schedule
-        for index, (t, s) in enumerate(pairs(grid, schedule)):
-            t_, s_ = times(t, x), times(s, x)
-            log_ab_t, log_ab_s = schedule.log_alpha_bar_at(t_), schedule.log_alpha_bar_at(s_)
-            out, x_0 = self.predict_x_0(denoiser, x, t_)
-            eps = out.eps if x_0 is out.x_0 else eps_from_x_0(x_0, x, log_ab_t)
-            noise_s = -log_ab_s.expm1()
-            posterior_var = -(log_ab_t - log_ab_s).expm1() * noise_s / -log_ab_t.expm1()
-            var = self.eta**2 * posterior_var
-            x_s = like((0.5 * log_ab_s).exp(), x) * x_0 + like((noise_s - var).clamp(min=0).sqrt(), x) * eps
-            x = x_s + like(var.sqrt(), x) * noise(x) if self.eta > 0 and s > 0 else x_s
+        x = x_T
+        for index, (t, s) in enumerate(pairs(grid, denoiser.schedule)):
+            x, x_0 = self.step(denoiser, x, t, s, noise)
             yield Step(index, t, s, x, x_0)
+
+    def step(self, denoiser: DenoiserLike, x: Tensor, t: float, s: float, noise: Noise) -> tuple[Tensor, Tensor]:
+        """One step alone: x_s, and the x_0 that was predicted at t."""
+        t_, s_ = times(t, x), times(s, x)
+        log_ab_t, log_ab_s = denoiser.schedule.log_alpha_bar_at(t_), denoiser.schedule.log_alpha_bar_at(s_)
+        out, x_0 = self.predict_x_0(denoiser, x, t_)
+        eps = out.eps if x_0 is out.x_0 else eps_from_x_0(x_0, x, log_ab_t)
+        noise_s = -log_ab_s.expm1()
+        posterior_var = -(log_ab_t - log_ab_s).expm1() * noise_s / -log_ab_t.expm1()
+        var = self.eta**2 * posterior_var
+        x_s = like((0.5 * log_ab_s).exp(), x) * x_0 + like((noise_s - var).clamp(min=0).sqrt(), x) * eps
+        return (x_s + like(var.sqrt(), x) * noise(x) if self.eta > 0 and s > 0 else x_s), x_0

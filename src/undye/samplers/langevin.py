@@ -10,6 +10,7 @@ from torch import Tensor
 
 from undye.diffusion.prediction import eps_from_x_0
 from undye.diffusion.process import like, times
+from undye.diffusion.schedule import NoiseSchedule
 from undye.diffusion.score import from_sigma_space, score_from_eps, sigma_at, sigma_space_score, to_sigma_space
 from undye.samplers.base import DenoiserLike, Noise, Sampler, Step, pairs
 
@@ -42,6 +43,10 @@ class Langevin(Sampler):
             raise ValueError(f"repeats must be at least 1, got {self.repeats}")
         if not 0 < self.step_size < 1:
             raise ValueError(f"step_size must lie in (0, 1), got {self.step_size}")
+
+    def calls(self, schedule: NoiseSchedule, grid: Real[Tensor, " n"]) -> int:
+        """See `Sampler.calls`."""
+        return self.repeats * (len(grid) - 2) + 1
 
     def steps(
         self, denoiser: DenoiserLike, x_T: Float[Tensor, "b c h w"], grid: Real[Tensor, " n"], noise: Noise

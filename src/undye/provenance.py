@@ -1,0 +1,51 @@
+"""How a picture was made, kept inside it: a PNG of `undye sample` can be made again from the file alone.
+
+It is a JSON object in a PNG text chunk of the name `undye`, readable by any program that shows PNG metadata.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, PngImagePlugin
+
+from undye.errors import UserError
+
+KEY = "undye"
+_LONGEST = 1_000_000
+"""Characters that are read: a text chunk of a strange file must not fill the memory."""
+
+Provenance = dict[str, Any]
+"""Plain data: what was asked for, with which model."""
+
+
+def text_chunks(provenance: Provenance | None) -> PngImagePlugin.PngInfo | None:
+    """What Pillow's PNG writer takes as `pnginfo`."""
+    if provenance is None:
+        return None
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt(KEY, json.dumps(provenance, ensure_ascii=False))
+    return info
+
+
+def read_provenance(path: Path) -> Provenance:
+    """How a PNG says that it was made.
+
+    Raises:
+        UserError: it cannot be read, or says nothing.
+    """
+    if not path.is_file():
+        raise UserError(f"no picture at {path}: give a PNG that undye sample has written")
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            image.load()  # text chunks may come after the pixels
+            text = getattr(image, "text", {}).get(KEY)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"cannot read {path} as a PNG: {error}") from None
+    try:
+        found = json.loads(text) if text is not None and len(text) <= _LONGEST else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} does not say how it was made: give a PNG that undye sample has written, unchanged")
+    return found

@@ -1,0 +1,41 @@
+"""Tiny models and images for the tests of the edits."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from undye.config import CompactConfig, ModelConfig, ScheduleConfig
+from undye.denoiser import Denoiser
+
+CONFIG = ModelConfig(
+    network=CompactConfig(channels=(8,), blocks=(1,), head_channels=0),
+    image_size=(8, 12),
+    channels=3,
+    prediction="v",
+    variance="fixed_small",
+    schedule=ScheduleConfig(name="cosine", num_steps=40),
+    time_input="per_mille",
+)
+
+
+def model(**options) -> Denoiser:
+    torch.manual_seed(3)
+    denoiser = Denoiser.from_config(replace(CONFIG, **options))
+    for parameter in denoiser.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return denoiser.eval()
+
+
+MODEL = model()
+GREY = model(channels=1)
+LABELLED = model(channels=1, num_classes=3)
+
+
+def images(n: int = 3, channels: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, 8, 12, channels), dtype=np.uint8)
+
+
+def near(a: np.ndarray, b: np.ndarray) -> bool:
+    """Equal but for the rounding of float32 in batches of another size, which may move a pixel by a level."""
+    return a.shape == b.shape and bool(np.abs(a.astype(int) - b.astype(int)).max() <= 1)
