@@ -13,7 +13,7 @@ from undye.errors import UserError
 from undye.samplers import DDIM, SAMPLERS, Ancestral, UniPC
 from undye.samplers.guidance import gradient_of
 from undye.samplers.known_grids import SMALL_COSINE
-from undye.sampling import SampleRequest, batches, film, plan, resolve_sampler, sample, with_options
+from undye.sampling import SampleRequest, batches, film, plan, resolve_sampler, sample, stream, with_options
 
 CONFIG = ModelConfig(
     network=CompactConfig(channels=(8,), blocks=(1,), head_channels=0),
@@ -306,3 +306,53 @@ def test_options_by_name():
         with_options("ddim", eta=2.0)
     with pytest.raises(UserError, match="unknown sampler"):
         with_options("dimm", eta=0.5)
+
+
+def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    denoiser = model(num_classes=None)
+    whole = sample(denoiser, 7, steps=2, batch_size=7)
+    asked: list[int] = []
+    forward = type(denoiser.network).forward
+
+    def small_memory(self, x, *args):
+        asked.append(len(x))
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, x, *args)
+
+    monkeypatch.setattr(type(denoiser.network), "forward", small_memory)
+    done: list[tuple[int, int]] = []
+    halves = sample(denoiser, 7, steps=2, batch_size=7, progress=lambda *at: done.append(at))
+    assert abs(halves.astype(int) - whole).max() <= 1
+    assert asked[:3] == [7, 4, 2]
+    assert done[-1] == (14, 14)
+    monkeypatch.setattr(type(denoiser.network), "forward", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(UserError, match="single image"):
+        sample(denoiser, 3, steps=2)
+
+
+def test_other_errors_are_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    denoiser = model(num_classes=None)
+    monkeypatch.setattr(type(denoiser.network), "forward", lambda *_: (_ for _ in ()).throw(RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        sample(denoiser, 3, steps=2)
+
+
+def test_times_of_ones_own() -> None:
+    denoiser = model(num_classes=None)
+    by_name = sample(denoiser, 2, sampler="ddim", steps=4, grid="uniform")
+    assert np.array_equal(sample(denoiser, 2, sampler="ddim", times=[20, 15, 10, 5, 0]), by_name)
+    for wrong, says in [
+        ({"times": [20, 0]}, "named"), ({"times": [20, 0], "sampler": "ddim", "steps": 1}, "leave these out"),
+        ({"times": [0, 20], "sampler": "ddim"}, "fall strictly"), ({"times": [5], "sampler": "ddim"}, "fall strictly"),
+    ]:  # fmt: skip
+        with pytest.raises(UserError, match=says):
+            sample(denoiser, 2, **wrong)
+
+
+def test_images_come_as_they_are_finished() -> None:
+    denoiser = model(num_classes=None)
+    request = SampleRequest(n=5, steps=2, batch_size=2)
+    parts = list(stream(denoiser, request))
+    assert [numbers for numbers, _ in parts] == [range(0, 2), range(2, 4), range(4, 5)]
+    assert np.array_equal(np.concatenate([images for _, images in parts]), sample(denoiser, **vars(request)))

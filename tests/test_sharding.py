@@ -16,7 +16,7 @@ from undye.denoiser import Denoiser
 from undye.metrics.nll import BitsPerDim
 from undye.metrics.ode_nll import OdeBitsPerDim
 from undye.sampling import SampleRequest, film
-from undye.sharding import shared_film, shared_sample
+from undye.sharding import shared_film, shared_sample, shared_stream
 from undye.world import World
 
 ROOT = Path(__file__).parent.parent
@@ -95,3 +95,22 @@ def test_two_real_processes(tmp_path: Path) -> None:
     assert two == pytest.approx(one, rel=1e-5)
     images = undye.sample(undye.load(folder), 5, steps=3)
     assert abs(np.load(tmp_path / "two.npz")["images"].astype(int) - images).max() <= 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 9])
+def test_the_finished_images_of_all_processes_are_all(size: int) -> None:
+    denoiser = model(num_classes=3)
+    request = SampleRequest(n=8, steps=2, seed=2, label=[0, 1, 2, 0, 1, 2, 0, 1], batch_size=2)
+    whole, found = undye.sample(denoiser, **vars(request)), {}
+    wanted = [range(0, 3), range(5, 8)]
+    for rank in range(size):
+        seen: list[tuple[int, int]] = []
+
+        def take(numbers, images):
+            found.update(zip(numbers, images, strict=True))
+
+        shared_stream(OneOf(rank, size), denoiser, request, take, wanted, lambda *at, seen=seen: seen.append(at))
+        assert not seen or seen[-1][0] == seen[-1][1]
+    assert sorted(found) == [0, 1, 2, 5, 6, 7]
+    for number, image in found.items():
+        assert abs(image.astype(int) - whole[number]).max() <= 1

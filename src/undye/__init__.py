@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from undye.metrics.nll import BitsPerDim, bits_per_dim
     from undye.metrics.ode_nll import OdeBitsPerDim, ode_bits_per_dim
     from undye.metrics.train_classifier import train_features
+    from undye.runtimes import accelerated
     from undye.samplers.optimise import optimise_grid
     from undye.sampling import sample
     from undye.training.posthoc import posthoc_ema
@@ -51,6 +52,7 @@ _HOME = {
     "SignalLeftWarning": "diffusion.terminal",
     "UNetConfig": "config",
     "UserError": "errors",
+    "accelerated": "runtimes",
     "add_noise": "edit.denoise",
     "bits_per_dim": "metrics.nll",
     "compare": "metrics.compare",
@@ -96,6 +98,7 @@ __all__ = [
     "SignalLeftWarning",
     "UNetConfig",
     "UserError",
+    "accelerated",
     "add_noise",
     "bits_per_dim",
     "compare",

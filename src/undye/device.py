@@ -56,3 +56,25 @@ def default_batch(height: int, width: int) -> int:
     No result depends on it, but for float32 rounding.
     """
     return min(256, max(1, 2**18 // (height * width)))
+
+
+def fitting_batch(image_size: tuple[int, int], device: torch.device) -> int:
+    """How many images to sample at a time: `default_batch`, and on a GPU as many times that as its free memory allows.
+
+    A GPU with less than 8 GB free counts as one with so much: where memory runs out, smaller batches are tried.
+    """
+    size = default_batch(*image_size)
+    if device.type != "cuda":
+        return size
+    free, _ = torch.cuda.mem_get_info(device)
+    return size * max(1, min(8, free // 2**33))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory; torch has many words for it."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    # the last two are oneDNN's
+    words = ("not enough memory", "can't allocate memory", "could not create a primitive", "could not create a memory")
+    return isinstance(error, RuntimeError) and any(word in text for word in words)

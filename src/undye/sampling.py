@@ -14,11 +14,13 @@ from torch import Tensor
 
 from undye.data.pixels import to_uint8
 from undye.denoiser import Denoiser
-from undye.device import default_batch
+from undye.device import fitting_batch, is_out_of_memory
 from undye.diffusion.score import sigma_at
 from undye.diffusion.variance import LEARNED
 from undye.errors import UserError
+from undye.precision import network_in
 from undye.samplers import SAMPLERS, DenoiserLike, SampleNoise, Sampler, Step
+from undye.samplers.base import pairs
 from undye.samplers.defaults import choose
 from undye.samplers.guidance import ClassifierGuided, Conditioned, Gradient, Thresholded, check_guidance, class_labels
 
@@ -31,6 +33,7 @@ class SampleRequest:
     sampler: str | Sampler | None = None
     steps: int | None = None
     grid: str | None = None
+    times: Sequence[float] | None = None
     seed: int = 0
     first_index: int = 0
     label: int | Sequence[int] | np.ndarray | None = None
@@ -40,6 +43,14 @@ class SampleRequest:
     classifier: Gradient | None = None
     threshold: float | None = None
     batch_size: int | None = None
+    dtype: str = "float32"
+
+    def part(self, start: int, stop: int) -> "SampleRequest":
+        """The samples `start` to `stop` of these."""
+        label = self.label
+        if label is not None and np.ndim(label):
+            label = np.asarray(label)[start:stop]
+        return replace(self, n=stop - start, first_index=self.first_index + start, label=label)
 
 
 def sample(
@@ -50,6 +61,7 @@ def sample(
     seed: int = 0,
     *,
     grid: str | None = None,
+    times: Sequence[float] | None = None,
     label: int | Sequence[int] | np.ndarray | None = None,
     guidance: float = 1.0,
     guidance_interval: tuple[float, float] | None = None,
@@ -58,6 +70,7 @@ def sample(
     threshold: float | None = None,
     batch_size: int | None = None,
     first_index: int = 0,
+    dtype: str = "float32",
     progress: Callable[[int, int], None] | None = None,
 ) -> UInt8[np.ndarray, "n h w c"]:
     """Draw images from a model.
@@ -72,14 +85,17 @@ def sample(
         seed: sample i is a function of (seed, i): `n` and `batch_size` do not change it, to float32 rounding.
         grid: how the steps are spread over the times: a name in `undye.samplers.grid.GRIDS`, or "optimised": the one
             that the model holds for this number of steps; None: as fits the sampler.
+        times: the grid itself, real times falling from at most T to 0, for a sampler that is named; None: by `grid`.
         label: one class for all, or one for each image; None: no class.
         guidance: classifier-free guidance weight; 1 is the plain conditional model.
         guidance_interval: (lowest, highest) sigma at which to guide; None: all.
         guidance_rescale: 0 to 1, see `undye.samplers.guidance.Conditioned`.
         classifier: (x_t, t) -> the gradient of log p(y | x_t) by x_t, times its scale: classifier guidance.
         threshold: the percentile, 0 to 1, of dynamic thresholding; None: none (the sampler's `clip` is static).
-        batch_size: images at a time; None: chosen from the image size.
+        batch_size: images at a time; None: chosen from the image size and the memory there is. Where memory runs out
+            all the same, fewer are taken.
         first_index: number of the first sample.
+        dtype: what the network computes in, one of `undye.precision.DTYPES`; the sampler always in float32.
         progress: called with (network calls done, network calls in all) after each step.
 
     Returns:
@@ -89,11 +105,44 @@ def sample(
         UserError: for an unknown sampler or grid, or a number of steps, label, guidance or n that is out of range.
     """
     request = SampleRequest(
-        n=n, sampler=sampler, steps=steps, grid=grid, seed=seed, first_index=first_index, label=label,
+        n=n, sampler=sampler, steps=steps, grid=grid, times=times, seed=seed, first_index=first_index, label=label,
         guidance=guidance, guidance_interval=guidance_interval, guidance_rescale=guidance_rescale,
-        classifier=classifier, threshold=threshold, batch_size=batch_size,
+        classifier=classifier, threshold=threshold, batch_size=batch_size, dtype=dtype,
     )  # fmt: skip
-    return np.concatenate([to_uint8(_last(steps).x) for _, steps in batches(denoiser, request, progress)])
+    return np.concatenate([images for _, images in stream(denoiser, request, progress)])
+
+
+def stream(
+    denoiser: Denoiser, request: SampleRequest, progress: Callable[[int, int], None] | None = None
+) -> Iterator[tuple[range, UInt8[np.ndarray, "b h w c"]]]:
+    """The images of a request as they are finished, batch by batch, each with its place among the n.
+
+    A batch for which memory does not suffice is drawn again in halves: no sample depends on its batch.
+
+    Raises:
+        UserError: as `sample`; or if there is not enough memory for a single image.
+    """
+    size = batch_size(denoiser, request)
+    start = 0
+    while start < request.n or start == 0:
+        part = request.part(start, min(start + size, request.n))
+
+        def tick(done: int, total: int, before: int = start, count: int = part.n) -> None:
+            if progress is not None:
+                progress(before * total // count + done, request.n * total // count)
+
+        try:
+            ((_, steps),) = batches(denoiser, replace(part, batch_size=part.n), tick)
+            images = to_uint8(_last(steps).x)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if part.n == 1:
+                raise UserError("there is not enough memory for a single image: use another --device") from None
+            size = (part.n + 1) // 2
+            continue
+        yield range(start, start + part.n), images
+        start += part.n
 
 
 def film(
@@ -121,13 +170,10 @@ def batches(
         raise UserError(f"the number of images must be at least 1, got {request.n}")
     if not 0 <= request.seed < 2**63 or request.first_index < 0:
         raise UserError("the seed must lie in 0..2^63-1, and the number of the first sample must not be negative")
-    config = denoiser.config
+    size, config = batch_size(denoiser, request), denoiser.config
     sampler, times = plan(denoiser, request)
     labels = _labels(request, denoiser)
     height, width = config.image_size
-    size = default_batch(height, width) if request.batch_size is None else request.batch_size
-    if size < 1:
-        raise UserError(f"the batch size must be at least 1, got {size}")
     calls = network_calls(denoiser, request, sampler, times)
     # a model without weights (a user's own module may be one) computes in float32 on the CPU
     weights = next(denoiser.parameters(), torch.empty(0))
@@ -141,7 +187,20 @@ def batches(
             if progress is not None:
                 progress(start * calls + done * calls // (len(times) - 1) * count, request.n * calls)
 
-        yield x_T, _run(denoiser, sampler.steps(model, x_T, times, noise), tick)
+        yield x_T, _run(denoiser, sampler.steps(model, x_T, times, noise), request.dtype, tick)
+
+
+def batch_size(denoiser: Denoiser, request: SampleRequest) -> int:
+    """Images at a time: what is asked for, or what fits.
+
+    Raises:
+        UserError: for less than one.
+    """
+    if request.batch_size is None:
+        return fitting_batch(denoiser.config.image_size, next(denoiser.parameters(), torch.empty(0)).device)
+    if request.batch_size < 1:
+        raise UserError(f"the batch size must be at least 1, got {request.batch_size}")
+    return request.batch_size
 
 
 def plan(denoiser: Denoiser, request: SampleRequest) -> tuple[Sampler, Tensor]:
@@ -151,9 +210,25 @@ def plan(denoiser: Denoiser, request: SampleRequest) -> tuple[Sampler, Tensor]:
         UserError: for an unknown sampler or grid, or a number of steps that is out of range.
     """
     sampler = None if request.sampler is None else resolve_sampler(request.sampler)
-    sampler, times = choose(denoiser, sampler, request.grid, request.steps)
+    if request.times is None:
+        sampler, times = choose(denoiser, sampler, request.grid, request.steps)
+    else:
+        sampler, times = _own_times(denoiser, sampler, request)
     if (kind := getattr(sampler, "variance", None)) in LEARNED and kind != denoiser.config.variance:
         raise UserError(f"this model has not learned a variance of the kind {kind}: choose fixed_small or fixed_large")
+    return sampler, times
+
+
+def _own_times(denoiser: Denoiser, sampler: Sampler | None, request: SampleRequest) -> tuple[Sampler, Tensor]:
+    """A sampler with times that the user gives."""
+    assert request.times is not None
+    if sampler is None or request.grid is not None or request.steps is not None:
+        raise UserError("times are for a sampler that is named, and take the place of grid and steps: leave these out")
+    times = torch.tensor([float(t) for t in request.times], dtype=torch.float64)
+    try:
+        pairs(times, denoiser.schedule)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     return sampler, times
 
 
@@ -179,13 +254,14 @@ def _guided(denoiser: Denoiser, request: SampleRequest, labels: Tensor | None) -
     return model if request.threshold is None else Thresholded(model, request.threshold)
 
 
-def _run(denoiser: Denoiser, steps: Iterator[Step], tick: Callable[[int], None]) -> Iterator[Step]:
+def _run(denoiser: Denoiser, steps: Iterator[Step], dtype: str, tick: Callable[[int], None]) -> Iterator[Step]:
     """The steps, computed without gradients and in eval mode, which is undone afterwards."""
     was_training = denoiser.training
+    device = next(denoiser.parameters(), torch.empty(0)).device
     denoiser.eval()
     try:
         for done in count(1):
-            with torch.inference_mode():
+            with torch.inference_mode(), network_in(dtype, device):
                 step = next(steps, None)
             if step is None:
                 return

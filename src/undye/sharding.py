@@ -5,12 +5,11 @@ process puts together is what one process would have computed (to float32 roundi
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
 from undye.denoiser import Denoiser
-from undye.sampling import SampleRequest, film, sample
+from undye.sampling import SampleRequest, film, sample, stream
 from undye.world import World
 
 Progress = Callable[[int, int], None]
@@ -38,14 +37,43 @@ def shared_film(
     return [np.concatenate(frame) for frame in zip(*(p for p in parts if p is not None), strict=True)]
 
 
+def shared_stream(
+    world: World,
+    denoiser: Denoiser,
+    request: SampleRequest,
+    take: Callable[[range, np.ndarray], None],
+    places: list[range],
+    progress: Progress | None = None,
+) -> None:
+    """Each process draws its part of the samples at `places`, and gives each finished batch to its own `take`.
+
+    Args:
+        world: the processes.
+        denoiser: the model.
+        request: all samples.
+        take: called with (their places among all, uint8 images).
+        places: which of them to draw.
+        progress: called with (network calls done, all) of this process.
+    """
+    wanted = np.concatenate([np.arange(r.start, r.stop) for r in places]) if places else np.arange(0)
+    mine = wanted[world.rows(len(wanted)).start : world.rows(len(wanted)).stop] if world.size > 1 else wanted
+    runs = np.split(mine, np.flatnonzero(np.diff(mine) > 1) + 1) if len(mine) else []
+    done = 0
+    for run in (range(int(r[0]), int(r[-1]) + 1) for r in runs):
+
+        def tick(calls: int, of: int, before: int = done, count: int = len(run)) -> None:
+            if progress is not None:
+                each = of // count
+                progress(before * each + calls, len(mine) * each)
+
+        for numbers, images in stream(denoiser, request.part(run.start, run.stop), tick):
+            take(range(run.start + numbers.start, run.start + numbers.stop), images)
+        done += len(run)
+
+
 def _part(world: World, request: SampleRequest) -> SampleRequest | None:
     """This process's part of a request; None if there are more processes than images."""
     if world.size == 1 or request.n < 1:  # the latter is an error of the user's, found by the sampler
         return request
     rows = world.rows(request.n)
-    if not rows:
-        return None
-    label = request.label
-    if label is not None and np.ndim(label):
-        label = np.asarray(label)[rows.start : rows.stop]
-    return replace(request, n=len(rows), first_index=request.first_index + rows.start, label=label)
+    return request.part(rows.start, rows.stop) if rows else None

@@ -48,6 +48,10 @@ class FolderWriter(Writer):
         """Where sample `number` is."""
         return self.path / f"{number:06d}.png"
 
+    def present(self) -> Path | None:
+        """One of the samples that are there already; None if there is none."""
+        return next((f for i in range(self.n) if (f := self.file(i)).exists()), None)
+
     def missing(self) -> list[range]:
         """The samples that are not there yet, as runs of numbers."""
         runs: list[range] = []

@@ -70,7 +70,7 @@ def test_help(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
         (["train", "--data", "x", "--out", "y", "--config", "no.toml"], "no.toml"),
         (["train", "--data", "fashion-mini", "--out", "y", "--device", "tpu"], "tpu"),
         (["train", "--data", "fashion-mini", "--out", "y", "--threads", "-1"], "--threads"),
-        (["sample"], "MODEL"),
+        (["sample"], "no model"),
         (["sample", "nowhere", "--out", "x.png"], "nowhere"),
         (["sample", "nowhere", "--sed", "3"], "did you mean --seed"),
         (["info", "nowhere"], "nowhere"),
@@ -97,7 +97,7 @@ def test_wrong_calls(
     [
         ([], "nothing to write"),
         (["--out", "x.bmp"], "x.bmp"),
-        (["--out", "x.png", "--film", "x.mp4"], "x.mp4"),
+        (["--out", "x.png", "--film", "x.avi"], "x.avi"),
         (["--out", "x.png", "--sampler", "eular"], "ddim"),
         (["--out", "x.png", "--sampler", "ddim", "--variance", "fixed_small"], "variance"),
         (["--out", "x.png", "--sampler", "ancestral", "--variance", "wide"], "wide"),
@@ -111,6 +111,15 @@ def test_wrong_calls(
         (["--out", "x.png", "--grid", "cubic"], "cubic"),
         (["--out", "x.png", "--batch-size", "0"], "at least 1"),
         (["--out", "x.png", "--seed", "-1"], "seed"),
+        (["--out", "x.png", "--dtype", "float16"], "bfloat16 or float32"),
+        (["--out", "x.npz", "--captions"], "grid.png"),
+        (["--out", "x.npz", "--resume"], "folder"),
+        (["--film", "x.gif", "--resume"], "folder"),
+        (["--out", "x.png", "--runtime", "onnxruntime-int8"], "--calibration"),
+        (["--out", "x.png", "--calibration", "fashion-mini"], "--calibration is for"),
+        (["--out", "x.png", "--runtime", "onnxruntime", "--dtype", "bfloat16"], "--dtype is for PyTorch"),
+        (["--out", "x.png", "--like", "nothing.png"], "no picture at"),
+        (["--out", "x.png", "--like", "nothing.png", "--steps", "3"], "leave --steps out"),
     ],
 )
 def test_wrong_sampling(
@@ -315,7 +324,7 @@ def test_forward_film(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert main([*args, "--out", str(tmp_path / "strip.png"), "--schedule.num-steps", "50"]) == 0
     assert "undye: warning: the linear schedule of 50 steps leaves" in capsys.readouterr().err
     for wrong, says in [
-        (["--out", "x.mp4"], "x.mp4"),
+        (["--out", "x.avi"], "x.avi"),
         ([], "--out"),
         (["--out", "x.png", "--n", "0"], "at least 1"),
         (["--out", "x.png", "--frames", "0"], "at least 1 frame"),

@@ -72,9 +72,9 @@ def open_model(a: ModelOptions) -> "Denoiser":
 
 def common(a: ModelOptions, denoiser: "Denoiser") -> dict[str, Any]:
     """The arguments that every edit takes."""
-    from undye.cli.sample import _label
+    from undye.cli.labels import class_number
 
-    label = _label(a.label, denoiser.config.class_names, denoiser.config.num_classes)
+    label = class_number(a.label, denoiser.config.class_names, denoiser.config.num_classes)
     return {"seed": a.seed, "label": label, "guidance": a.guidance, "batch_size": a.batch_size}
 
 

@@ -1,8 +1,9 @@
 """`undye sample MODEL --out ...`."""
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -13,17 +14,29 @@ from undye.cli.settings import Set, joined
 from undye.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from undye.cli.sample_like import ModelSource
+    from undye.denoiser import Denoiser
     from undye.samplers import Sampler
+    from undye.sampling import SampleRequest
+    from undye.writers import ProvenanceOf
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleArgs:
     """The flags of `undye sample`."""
 
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run folder, a checkpoint folder, or another project's model."""
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")] = ""
+    """A run folder, a checkpoint folder, or another project's model; with --like, without it the picture's own."""
     out: Annotated[str, tyro.conf.arg(metavar="OUT")] = ""
-    """grid.png, samples.npz (array `images`), or a folder (one PNG per image)."""
+    """grid.png, samples.npz (array `images`, and `labels`), or a folder (a PNG per image, as soon as it is finished).
+    Every PNG says inside how it was made."""
+    like: Annotated[str, tyro.conf.arg(metavar="PICTURE.png")] = ""
+    """Make again what a PNG of undye sample shows, with the settings and the model that it names."""
+    resume: bool = False
+    """A folder that has some of the images: draw the others."""
     n: int = 16
     """How many images."""
     sampler: (
@@ -72,7 +85,7 @@ class SampleArgs:
     clip: bool | None = None
     """Clip the predicted x_0 to [-1, 1] at each step; without it as the model says."""
     label: str = ""
-    """A class by number or name; for models that were trained with labels."""
+    """A class by number or name, or all: every class in turn; for models that were trained with labels."""
     guidance: float = 1.0
     """Classifier-free guidance: above 1 exaggerates the class."""
     guidance_interval: tuple[float, float] | None = None
@@ -82,11 +95,19 @@ class SampleArgs:
     threshold: float | None = None
     """Dynamic thresholding of the predicted x_0, by this percentile of each image's numbers, such as 0.995."""
     film: Annotated[str, tyro.conf.arg(metavar="FILM")] = ""
-    """Also write the reverse process: .gif plays it, .png shows it as a strip."""
+    """Also write the reverse process: .gif, .apng and .mp4 play it, .png shows it as a strip."""
     frames: int = 10
     """States in the film, beside the noise that it starts from."""
+    captions: bool = False
+    """In a grid, write below each image its class, or its number where there are no classes."""
     batch_size: int | None = None
-    """Images at a time; without it chosen by their size."""
+    """Images at a time; without it chosen by their size and the memory there is."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What the network computes in (float16: GPUs only); the sampler always in float32."""
+    runtime: Literal["pytorch", "onnxruntime", "onnxruntime-int8"] = "pytorch"
+    """What computes the network on a CPU: onnxruntime is faster for few images at a time, its int8 for any number."""
+    calibration: Annotated[str, tyro.conf.arg(metavar="NAME|PATH")] = ""
+    """onnxruntime-int8: images like those that the model makes."""
     weights: Weights = "ema"
     set: Set = ()
     device: Device = ""
@@ -95,56 +116,190 @@ class SampleArgs:
 
 def main(args: list[str]) -> int:
     """Run the command; returns the exit code."""
-    a = parse(SampleArgs, joined(args), "undye sample", "Draw images from a model.")
+    args = joined(args)
+    a = parse(SampleArgs, args, "undye sample", "Draw images from a model.")
+    if not a.model and not a.like:
+        raise UserError("no model: give a run folder or a checkpoint folder, or --like a picture that names one")
     if not a.out and not a.film:
         raise UserError("nothing to write: give --out grid.png, samples.npz or a folder, or --film film.gif")
-    if not Path(a.model).exists():
-        raise UserError(f"no model at {a.model}: give a run folder or a checkpoint folder")
+    if a.like and (other := [k for k, v in vars(a).items() if k not in BESIDE_LIKE and v != getattr(SampleArgs, k)]):
+        raise UserError(f"--like takes the settings from the picture: leave --{other[0].replace('_', '-')} out")
+    if a.resume and (a.film or not a.out):
+        raise UserError("--resume goes on with a folder of PNGs: give it as --out, and no --film")
 
-    from undye.checkpoint.imported import Settings
-    from undye.checkpoint.load import load
     from undye.device import set_threads
     from undye.film_files import check_film, save_film
-    from undye.pictures import check_target
-    from undye.sampling import SampleRequest
-    from undye.sharding import shared_film, shared_sample
+    from undye.pictures import kind_of
+    from undye.provenance import read_provenance
+    from undye.sharding import shared_film, shared_sample, shared_stream
     from undye.world import World
-    from undye.writers import save_images
+    from undye.writers import FolderWriter, open_writer
 
+    found = read_provenance(Path(a.like)) if a.like else None
     if a.out:
-        check_target(a.out)
+        open_writer(a.out, 1, resume=a.resume)  # says what is wrong before the model is loaded
+        if a.resume and kind_of(a.out) != "folder":
+            raise UserError("--resume goes on with a folder of PNGs: other files are written at once")
+        if a.captions and kind_of(a.out) != ".png":
+            raise UserError("--captions are for a grid: give --out grid.png")
     if a.film:
         check_film(Path(a.film))
         if a.out and Path(a.film) == Path(a.out):
             raise UserError("--film and --out need different names")
     set_threads(a.threads or None)
     world = World(a.device or None)
-    denoiser = load(a.model, world.device, Settings.parse(a.set).values, weights=a.weights)
-    request = SampleRequest(
+    task = _Task.of(a, found, world.device)
+    denoiser, request = task.denoiser, task.request
+    writer = None
+    if a.out:
+        writer = open_writer(
+            a.out, request.n, task.provenance, labels=task.labels, captions=task.captions(a.captions), resume=a.resume
+        )
+    with Progress("sampling", "network calls", quiet=not world.is_main) as progress:
+        if isinstance(writer, FolderWriter) and not a.film:
+            if a.resume:
+                task.check_same(writer.present())
+            # each process writes its own, as soon as they are finished
+            shared_stream(world, denoiser, request, writer.add, world.broadcast(writer.missing()), progress)
+            world.wait()
+            images = frames = None
+        else:
+            frames = shared_film(world, denoiser, request, a.frames, progress) if a.film else None
+            images = frames[-1] if frames else None if a.film else shared_sample(world, denoiser, request, progress)
+            if writer is not None and images is not None:
+                writer.add(range(len(images)), images)
+    if not world.is_main:
+        return 0  # another process writes
+    if frames:
+        save_film(frames, Path(a.film), provenance=task.provenance(range(request.n)))
+    if writer is not None:
+        writer.close()
+    for path in filter(None, (a.out, a.film)):
+        print(path)
+    return 0
+
+
+BESIDE_LIKE = frozenset(
+    ("model", "out", "like", "film", "frames", "captions", "resume", "batch_size", "device", "threads")
+)
+"""Flags that do not decide what the images are."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is to be drawn, from the flags or from a picture."""
+
+    denoiser: "Denoiser"
+    request: "SampleRequest"
+    provenance: "ProvenanceOf"
+
+    @classmethod
+    def of(cls, a: SampleArgs, found: dict[str, Any] | None, device: "torch.device") -> "_Task":
+        """Load the model, and say what to draw."""
+        from undye.checkpoint.imported import Settings
+        from undye.checkpoint.load import load
+        from undye.cli.sample_like import ModelSource, provenance_of, request_in, source_in
+        from undye.metrics.recipe import model_hash
+
+        said = None if found is None else source_in(found)
+        source = said or ModelSource(
+            model=a.model, weights=a.weights, set=a.set, runtime=a.runtime, calibration=a.calibration
+        )
+        model = a.model or source.model
+        if not Path(model).exists():
+            raise UserError(f"no model at {model}: give a run folder or a checkpoint folder")
+        if source.runtime == "pytorch" and source.calibration:
+            raise UserError("--calibration is for --runtime onnxruntime-int8: leave it out")
+        denoiser = load(model, device, Settings.parse(source.set).values, weights=source.weights)  # pyrefly: ignore
+        sha256 = model_hash(denoiser)
+        if said is not None and said.sha256 != sha256:
+            if not a.model:
+                raise UserError(
+                    f"the model in {model} is not the one that made {a.like}: name that one, or name this one as MODEL "
+                    "to use the same settings with it"
+                )
+            print(f"undye: note: another model than {a.like} was made by, with its settings", file=sys.stderr)
+        source = replace(source, model=model, sha256=sha256)
+        request = _request(a, denoiser) if found is None else request_in(found, a.batch_size)
+        if source.runtime != "pytorch" and request.dtype != "float32":
+            raise UserError("--dtype is for PyTorch: leave it or --runtime out")
+        provenance = provenance_of(source, denoiser, request)  # finds what is wrong with the request
+        return cls(_computed(denoiser, source, device), request, provenance)
+
+    @property
+    def labels(self) -> "np.ndarray | None":
+        """The class of each image."""
+        import numpy as np
+
+        return None if self.request.label is None else np.broadcast_to(self.request.label, self.request.n).copy()
+
+    def captions(self, wanted: bool) -> list[str] | None:
+        """What stands below each image: its class, or its number where there are none."""
+        if not wanted:
+            return None
+        labels, names = self.labels, self.denoiser.config.class_names
+        if labels is None:
+            return [str(self.request.first_index + i) for i in range(self.request.n)]
+        return [names[k] if names else str(k) for k in labels]
+
+    def check_same(self, present: Path | None) -> None:
+        """Make sure that a folder to go on with has samples of this kind.
+
+        Raises:
+            UserError: if it has others.
+        """
+        from undye.cli.sample_like import same_settings
+        from undye.provenance import read_provenance
+
+        if present is not None and not same_settings(read_provenance(present), self.provenance(range(1))):
+            raise UserError(f"{present} was made by another model or with other settings: give another folder")
+
+
+def _computed(denoiser: "Denoiser", source: "ModelSource", device: "torch.device") -> "Denoiser":
+    """The model, computed by the runtime that is asked for."""
+    if source.runtime == "pytorch":
+        return denoiser
+    if source.runtime not in ("onnxruntime", "onnxruntime-int8"):
+        raise UserError(f"unknown runtime {source.runtime!r}")
+    if device.type != "cpu":
+        raise UserError("onnxruntime computes on the CPU here: add --device cpu, or leave --runtime out")
+    import numpy as np
+
+    from undye.data.load import load_images
+    from undye.runtimes import accelerated
+
+    if source.runtime == "onnxruntime":
+        if source.calibration:
+            raise UserError("--calibration is for --runtime onnxruntime-int8: leave it out")
+        return accelerated(denoiser)
+    if not source.calibration:
+        raise UserError("--runtime onnxruntime-int8 needs --calibration: images like those that the model makes")
+    config = denoiser.config
+    channels = 1 if config.channels == 1 else 3
+    images = load_images(source.calibration, image_size=config.image_size, channels=channels, labels="none")
+    return accelerated(denoiser, precision="int8", calibration=images.images(np.arange(min(256, len(images)))))
+
+
+def _request(a: SampleArgs, denoiser: "Denoiser") -> "SampleRequest":
+    """What the flags ask for."""
+    from undye.cli.labels import class_numbers
+    from undye.sampling import SampleRequest
+
+    config = denoiser.config
+    return SampleRequest(
         n=a.n,
         sampler=_sampler(a),
         steps=a.steps,
         grid=a.grid,
         seed=a.seed,
-        label=_label(a.label, denoiser.config.class_names, denoiser.config.num_classes),
+        label=class_numbers(a.label, config.class_names, config.num_classes, a.n),
         guidance=a.guidance,
         guidance_interval=a.guidance_interval,
         guidance_rescale=a.guidance_rescale,
         threshold=a.threshold,
         batch_size=a.batch_size,
+        dtype=a.dtype,
     )
-    with Progress("sampling", "network calls", quiet=not world.is_main) as progress:
-        frames = shared_film(world, denoiser, request, a.frames, progress) if a.film else None
-        images = frames[-1] if frames else None if a.film else shared_sample(world, denoiser, request, progress)
-    if images is None:
-        return 0  # another process writes
-    if frames:
-        save_film(frames, Path(a.film))
-    if a.out:
-        save_images(images, a.out)
-    for path in filter(None, (a.out, a.film)):
-        print(path)
-    return 0
 
 
 OPTIONS = (
@@ -164,18 +319,3 @@ def _sampler(a: SampleArgs) -> "Sampler | None":
     if given:
         raise UserError(f"--{next(iter(given)).replace('_', '-')} belongs to a sampler: name it with --sampler")
     return None
-
-
-def _label(text: str, names: tuple[str, ...] | None, num_classes: int | None) -> int | None:
-    """A class by number or name."""
-    if not text:
-        return None
-    if num_classes is None:
-        raise UserError("this model was trained without labels: leave --label out")
-    lower = [name.lower() for name in names or ()]
-    if text.lower() in lower:
-        return lower.index(text.lower())
-    if text.isascii() and text.isdecimal() and int(text) < num_classes:
-        return int(text)
-    known = ", ".join(names) if names else f"0..{num_classes - 1}"
-    raise UserError(f"no class {text!r}: choose from {known}")
