@@ -1,8 +1,8 @@
 """Every sampler, and diffusers' schedulers stepping our model, by network calls: `python -m benchmarks.samplers MODEL`.
 
-On the same x_T's: the distance (root mean square of x_0 in [-1, 1]) to the many-step solution, and the FID in the
-package's own features against the test images. Each line is written as soon as it is there; a run goes on where an
-earlier one stopped.
+On the same x_T's (and classes, every one in turn, where the model has them): the distance (root mean square of x_0 in
+[-1, 1]) to the many-step solution, and the FID in the package's own features against the test images. Each line is
+written as soon as it is there; a run goes on where an earlier one stopped.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from undye.samplers import (
     DPM3M,
     RK45,
     Ancestral,
+    DenoiserLike,
     Euler,
     Heun,
     Langevin,
@@ -39,11 +40,12 @@ from undye.samplers import (
 )  # fmt: skip
 from undye.samplers.defaults import choose
 from undye.samplers.grid import make_grid
+from undye.samplers.guidance import Conditioned
 
 CALLS = (5, 8, 10, 15, 20, 50)
 MANY = (100, 1000)
-Walk = Callable[[Tensor, range], Tensor]
-"""(x_T, the numbers of the samples) -> x_0."""
+Walk = Callable[[DenoiserLike, Tensor, range], Tensor]
+"""(the model with the samples' classes filled in, x_T, the numbers of the samples) -> x_0."""
 
 
 def ours(denoiser: Denoiser, sampler: Sampler | None, calls: int, grid: str | None = None) -> Walk | None:
@@ -52,7 +54,7 @@ def ours(denoiser: Denoiser, sampler: Sampler | None, calls: int, grid: str | No
         chosen, times = choose(denoiser, sampler, grid, steps)
         made = chosen.calls(denoiser.schedule, times)
         if made is None or made == calls:
-            return lambda x_T, rows: final(chosen.steps(denoiser, x_T, times, SampleNoise(1, rows)))
+            return lambda model, x_T, rows: final(chosen.steps(model, x_T, times, SampleNoise(1, rows)))
         if made < calls:
             return None
     return None
@@ -67,7 +69,7 @@ def theirs(denoiser: Denoiser, cls_name: str, calls: int, **options: Any) -> Wal
     if cls_name.startswith("Heun") and 2 * steps - 1 != calls:
         return None
 
-    def walk(x: Tensor, rows: range) -> Tensor:
+    def walk(model: DenoiserLike, x: Tensor, rows: range) -> Tensor:
         made = getattr(diffusers, cls_name)(
             num_train_timesteps=len(betas), trained_betas=betas, timestep_spacing="trailing", **options
         )
@@ -76,7 +78,7 @@ def theirs(denoiser: Denoiser, cls_name: str, calls: int, **options: Any) -> Wal
         x = x * made.init_noise_sigma
         for t in made.timesteps:
             seen = made.scale_model_input(x, t)
-            eps = denoiser(seen, torch.full((len(x),), min(float(t) + 1, len(betas)))).eps
+            eps = model(seen, torch.full((len(x),), min(float(t) + 1, len(betas)))).eps
             arguments = {"generator": generator} if "generator" in made.step.__code__.co_varnames else {}
             x = made.step(eps, t, x, **arguments).prev_sample
         return x
@@ -149,7 +151,7 @@ class Bench:
             if not path.exists():
                 times = make_grid(grid, denoiser.schedule, min(steps, denoiser.schedule.num_steps))
                 print(f"{name}: the many-step solution", file=sys.stderr, flush=True)
-                walk = lambda x, rows, s=sampler, g=times: final(s.steps(denoiser, x, g, SampleNoise(1, rows)))  # noqa: E731
+                walk = lambda model, x, rows, s=sampler, g=times: final(s.steps(model, x, g, SampleNoise(1, rows)))  # noqa: E731
                 with atomic_path(path) as temporary, temporary.open("wb") as file:
                     np.save(file, self.run(walk)[0].numpy())
             self.aims[name] = torch.from_numpy(np.load(path))
@@ -161,7 +163,10 @@ class Bench:
             for start in range(0, self.n, self.batch):
                 rows = range(start, min(start + self.batch, self.n))
                 x_T = SampleNoise(0, rows)(torch.empty(len(rows), config.channels, *config.image_size))
-                parts.append(walk(x_T, rows).float().clamp(-1, 1))
+                model: DenoiserLike = self.denoiser
+                if config.num_classes is not None:
+                    model = Conditioned(self.denoiser, torch.arange(rows.start, rows.stop) % config.num_classes)
+                parts.append(walk(model, x_T, rows).float().clamp(-1, 1))
         return torch.cat(parts), time.perf_counter() - began
 
     def measure(self, walk: Walk) -> dict[str, Any]:
@@ -224,6 +229,7 @@ def main(argv: list[str] | None = None) -> int:
     bench = Bench(denoiser, args.n, args.batch, args.out, args.data)
     rk45 = (("rk45, tolerance 0.001", RK45(tolerance=1e-3)), ("rk45, tolerance 0.01", RK45(tolerance=1e-2)))
     todo = [*contenders(denoiser), *((name, 0, ours(denoiser, sampler, 10)) for name, sampler in rk45)]
+    todo.sort(key=lambda one: one[1])  # what costs most comes last
     for name, calls, walk in todo:
         if walk is None or (name, calls) in done or calls > args.max_calls:
             continue
