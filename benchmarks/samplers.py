@@ -74,6 +74,10 @@ def theirs(denoiser: Denoiser, cls_name: str, calls: int, **options: Any) -> Wal
             num_train_timesteps=len(betas), trained_betas=betas, timestep_spacing="trailing", **options
         )
         made.set_timesteps(steps)
+        if hasattr(made, "set_begin_index"):
+            made.set_begin_index(
+                0
+            )  # with Karras' sigmas the first timesteps may be equal, and it would begin at the second
         generator = torch.Generator().manual_seed(rows.start)
         x = x * made.init_noise_sigma
         for t in made.timesteps:
