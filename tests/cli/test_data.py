@@ -65,6 +65,38 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--image-size" in capsys.readouterr().out
 
 
+def half_written() -> None:
+    """In the other process: a command that has begun to write a file."""
+    from undye.cli import info
+    from undye.files import atomic_path
+
+    def main(args: list[str]) -> int:
+        with atomic_path(Path(args[0])) as temporary:
+            temporary.write_text("half")
+            time.sleep(60)
+        return 0
+
+    info.main = main
+
+
+def test_any_command_that_is_terminated_removes_what_it_had_begun(tmp_path: Path) -> None:
+    job = Job(["info", str(tmp_path / "out/x")], tmp_path / "said", before=half_written).start()
+    wait_until(job, lambda: any((tmp_path / "out").glob(".x.tmp*")))
+    job.send(signal.SIGTERM)
+    assert job.wait(20) == 143, job.said()
+    assert list((tmp_path / "out").iterdir()) == []
+    assert "Traceback" not in job.said()
+
+
+def test_one_of_several_processes_ends_at_once(tmp_path: Path) -> None:
+    """It may be waiting for one that is gone, where Python hears no signal."""
+    env = {"WORLD_SIZE": "2"}
+    job = Job(["info", str(tmp_path / "out/x")], tmp_path / "said", env, before=half_written).start()
+    wait_until(job, lambda: any((tmp_path / "out").glob(".x.tmp*")))
+    job.send(signal.SIGTERM)
+    assert job.wait(20) == -signal.SIGTERM, job.said()
+
+
 def slowly() -> None:
     """In the other process: a set that takes minutes to pack."""
     from undye.data import packing

@@ -66,7 +66,10 @@ def test_a_table_a_report_a_picture_and_a_card(place, tmp_path, capsys):
     assert report["samples"]["grid"] == "quadratic"
     assert report["samples"]["folder"].startswith(str(tmp_path / "kept"))
     assert Image.open(near)
-    assert "FID-infinity" in (place / "model" / "README.md").read_text()
+    card = (place / "model" / "README.md").read_text()
+    assert "FID-infinity" in card
+    for said in (card, text):
+        assert "ddim (clip False, eta 0.5), 2 steps (quadratic), seed 0" in said
     assert run(*args) == 0
     assert "30 of them kept from before" in capsys.readouterr().out
 
@@ -118,7 +121,7 @@ def test_a_metric_that_fails_after_others(place, tmp_path, capsys):
         (["model", "--metrics", "fid", "--set", "a=1"], "other projects' models"),
         (["made.npz", "--metrics", "nll"], "nll is what a model says"),
         (["made.npz", "--metrics", "fid", "--weights", "raw"], "holds images"),
-        (["made.npz", "--metrics", "fid", "--card"], "--card"),
+        (["made.npz", "--metrics", "fid", "--card"], "--card is for models, and made.npz holds images"),
         (["model", "--metrics", "fid", "--channels", "3"], "channel"),
     ],
 )

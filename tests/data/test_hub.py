@@ -78,6 +78,8 @@ def test_columns_are_found_or_named(tmp_path):
     ):
         load_images(tmp_path / "two")
     assert values(load_images(f"hf:{tmp_path / 'two'}?image=other")) == [5, 4, 3, 2, 1, 0]
+    with pytest.raises(UserError, match=r"choose one: hf-stream:.*\?image=image"):
+        undye.pack(f"hf-stream:{tmp_path / 'two'}", tmp_path / "x.pack")
     with pytest.raises(UserError, match="no column picture: it has image, label, other"):
         load_images(f"hf:{tmp_path / 'two'}?image=picture")
     with pytest.raises(UserError, match=r"holds ClassLabel.*no images"):
@@ -93,6 +95,24 @@ def test_a_row_without_an_image_is_bad(tmp_path):
     datasets.Dataset.from_list(rows, features=table(1).features).save_to_disk(tmp_path / "set")
     source = load_images(tmp_path / "set")
     assert [str(bad) for bad in source.report.bad] == ["row 7: no image in this row"]
+
+
+def test_labels_that_are_no_classes(tmp_path):
+    images = {"image": [Image.fromarray(np.full((8, 8), k, np.uint8)) for k in range(6)]}
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    for k, (labels, names) in enumerate((([0, 1, None, 0, 1, 1], None), ([0, 1, 7, 0, 1, 1], ["cat", "dog"]))):
+        rows = datasets.Dataset.from_dict(images | {"label": labels}, features=kinds)
+        if names:
+            rows.info.features["label"] = datasets.ClassLabel(names=names)
+        rows.save_to_disk(tmp_path / f"{k}")
+        assert len(load_images(tmp_path / f"{k}", labels="none")) == 6
+        with pytest.raises(UserError, match=r"1 of 6 images in .* have no label \(row 2 is the first\)"):
+            load_images(tmp_path / f"{k}", labels="auto")
+    words = datasets.Dataset.from_dict(images | {"kind": list("aabbab")}).cast_column("image", datasets.Image())
+    words.save_to_disk(tmp_path / "words")
+    for prefix in ("hf:", "hf-stream:"):
+        with pytest.raises(UserError, match=r"column kind of .* holds string: classes are whole numbers"):
+            undye.pack(f"{prefix}{tmp_path / 'words'}?label=kind", tmp_path / "x.pack")
 
 
 def test_names():

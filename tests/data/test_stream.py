@@ -6,6 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
+import undye
 from tests.data.streams import png, write_shards
 from undye.data.blocks import BlockReader, read_blocks
 from undye.data.colour import BadImageError
@@ -206,8 +207,6 @@ def test_too_many_bad_or_small_images_and_rows_without_a_class(tmp_path):
     for image, why in ((b"", "the file is empty"), (BadImageError("no image in this row"), "no image in this row")):
         with pytest.raises(BadImageError, match=why):
             source._pixels(Row(image, 0, 0, 0), (0.5, 0.5))
-    with pytest.raises(BadImageError, match="no label"):
-        source._pixels(Row(png(3), None, 0, 0), (0.5, 0.5))
 
 
 def test_few_rows_say_little_of_how_many_are_bad(tmp_path, monkeypatch):
@@ -215,12 +214,11 @@ def test_few_rows_say_little_of_how_many_are_bad(tmp_path, monkeypatch):
         monkeypatch.setattr("undye.data.stream.JUDGED", judged)
         data = f"hf-stream:{write_shards(tmp_path / 'set', 20, bad=(3, 9))}"
         source = StreamSource(HubStream(data, "train", labels=True))
-        reader = source.reader(source.order(0, 10), 0)
-        for place in range(20):
-            block = reader.block(place)
-            source.saw(reader.read)
-            source.decode(block, place)
-        reader.close()
+        # no reader, which would go on in the background and might find the end, and so the number of rows, meanwhile
+        for block in islice(read_blocks(source._stream, source.order(0, 10), 0, threading.Event()), 2):
+            source.saw(block.end)
+            for place in range(block.start, block.end):
+                source.decode(block, place)
         return source
 
     assert len(decoded(1000).report.bad) == 2
@@ -231,6 +229,79 @@ def test_few_rows_say_little_of_how_many_are_bad(tmp_path, monkeypatch):
     assert source.total == 20
     with pytest.raises(TooManyBadImages, match=r"2 of 20 images cannot be used"):
         source.saw(21)
+
+
+@pytest.fixture
+def odd_labels(tmp_path):
+    """20 rows in two classes, but row 5 has a class that there is not, row 0 none and row 1 says so with -1."""
+    kinds = {"image": datasets.Image(), "label": datasets.Value("int64")}
+    labels = [None, -1, 0, 1, 0, 7, *[k % 2 for k in range(14)]]
+    pictures = [{"bytes": png(10 + 2 * k), "path": None} for k in range(20)]
+    table = datasets.Dataset.from_dict({"image": pictures, "label": labels}, features=datasets.Features(kinds))
+    # `datasets` itself would refuse to write such a table; who writes it with another library can
+    table.info.features["label"] = datasets.ClassLabel(names=["cat", "dog"])
+    (tmp_path / "set").mkdir()
+    table.to_parquet(tmp_path / "set/train.parquet")
+    return tmp_path / "set"
+
+
+def test_rows_without_a_class_that_there_is(odd_labels, tmp_path):
+    stream = HubStream(f"hf-stream:{odd_labels}", "train", labels=True)
+    rows = list(stream.rows(0))
+    bad = {row.number: str(row.image) for row in rows if isinstance(row.image, BadImageError)}
+    no = "no label in this row"
+    assert bad == {0: no, 1: no, 5: "the label 7 is none of the 2 classes"}
+    assert [row.label for row in rows[:6]] == [None, None, 0, 1, 0, None]
+    with pytest.raises(TooManyBadImages, match="row 0: no label in this row"):
+        undye.pack(f"hf-stream:{odd_labels}", tmp_path / "x.pack")
+    packed = undye.pack(f"hf-stream:{odd_labels}", tmp_path / "x.pack", max_bad_fraction=0.2)
+    assert [str(b.path) for b in packed.report.bad] == ["row 0", "row 1", "row 5"]
+    source = undye.load_images(tmp_path / "x.pack")
+    assert (len(source), source.class_names) == (17, ("cat", "dog"))
+    undye.pack(f"hf-stream:{odd_labels}", tmp_path / "y.pack", labels="none")
+    assert len(undye.load_images(tmp_path / "y.pack")) == 20
+
+
+def test_a_stream_that_cannot_be_packed_is_one_line_and_leaves_nothing(tmp_path):
+    write_shards(tmp_path / "empty", 0)
+    with pytest.raises(UserError, match="has no rows"):
+        undye.pack(f"hf-stream:{tmp_path / 'empty'}", tmp_path / "out/x.pack")
+    folder = write_shards(tmp_path / "cut", 4, 3)
+    (folder / "train-00001-of-00002.parquet").write_bytes(b"PAR1")
+    with pytest.raises(StreamError, match="broke off at shard 1 row 0: "):
+        undye.pack(f"hf-stream:{folder}", tmp_path / "out/x.pack")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_wait_for_a_block_can_be_given_up(monkeypatch):
+    monkeypatch.setattr("undye.data.blocks.PATIENCE", 0.1)
+    stalled, go_on = threading.Event(), threading.Event()
+
+    class Stalling(Shards):
+        def rows(self, shard, start=0):
+            for row in super().rows(shard, start):
+                if row.number == 15:
+                    stalled.set()
+                    go_on.wait(60)
+                yield row
+
+    class Enough(Exception):
+        pass
+
+    def waiting():
+        if stalled.is_set():
+            raise Enough
+
+    reader = BlockReader(Stalling(100), StreamOrder(0, 10, [None]), 0, waiting)
+    assert reader.block(9).end == 10
+    with pytest.raises(Enough):
+        reader.block(10)
+    reader.close()  # does not wait for the row
+    assert reader._thread.is_alive()
+    assert reader._thread.daemon
+    go_on.set()
+    reader._thread.join(60)
+    assert not reader._thread.is_alive()
 
 
 def test_what_is_no_stream_of_images(tmp_path):
@@ -248,7 +319,7 @@ def test_what_is_no_stream_of_images(tmp_path):
         opened(datasets.Dataset.from_dict({"image": []}, features=images))
     kinds = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
     numbers = datasets.Dataset.from_dict({"image": [{"bytes": png(5), "path": None}], "label": [3]}, features=kinds)
-    with pytest.raises(UserError, match=r"does not say which classes there are.*leave --labels out"):
+    with pytest.raises(UserError, match=r"do not say which classes there are.*leave --labels out"):
         opened(numbers)
     assert opened(numbers, labels=False).class_names is None
     with pytest.raises(UserError, match="no split dev: it has train"):

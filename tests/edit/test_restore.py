@@ -14,6 +14,7 @@ from undye.edit.dps import dps
 from undye.edit.grid import times_from
 from undye.edit.operators import AveragePool, Grey
 from undye.edit.resampling import resampled
+from undye.errors import UserError
 from undye.samplers import DDIM
 from undye.testing import GaussianOracle
 
@@ -134,6 +135,14 @@ def test_dps_takes_any_measurement():
         out = undye.restore_from(grey, y, measure, steps=30, scale=scale)
         errors.append((measure(to_signed(out)) - y).square().mean().item())
     assert errors[1] < 0.5 * errors[0]
+
+
+@pytest.mark.parametrize("method", ["ddnm", "dps"])
+@pytest.mark.parametrize("variations", [0, -1])
+def test_there_is_at_least_one_variation(method, variations):
+    small = undye.degrade(MODEL, images(1), "super-resolution")
+    with pytest.raises(UserError, match="variations must be at least 1"):
+        undye.restore(MODEL, small, "super-resolution", method=method, variations=variations)
 
 
 def test_dps_keeps_no_gradients_and_leaves_the_model_alone():

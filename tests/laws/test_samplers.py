@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from undye.diffusion.schedule import NoiseSchedule
+from undye.diffusion.score import log_alpha_bar_at_sigma, sigma_at
 from undye.samplers import (
     DDIM,
     DPM2MSDE,
@@ -108,11 +109,11 @@ def error(sampler, steps: int) -> float:
 
 @every_sampler
 def test_moments_approach_the_datas_as_steps_grow(sampler):
+    if isinstance(sampler, RK45):  # its steps are its own, not the grid's
+        assert error(sampler, 4) < 1e-3
+        return
     coarse, fine = (error(sampler, steps) for steps in (32, 128))
     assert coarse < 0.07
-    if isinstance(sampler, RK45):  # its steps are its own, not the grid's
-        assert fine < 1e-3
-        return
     # Langevin dynamics freezes where sigma falls faster than it mixes: less than order 1, see its docstring
     # the SDE solver's error on this grid changes its sign at some 32 steps; on one that suits it, see below
     assert fine < coarse / (1.6 if isinstance(sampler, Langevin | DPM2MSDE) else 2)
@@ -139,12 +140,25 @@ def test_a_mixture_is_sampled_with_its_weights_and_moments(sampler):
     schedule = NoiseSchedule.named("linear", num_steps, beta_start=1e-3, beta_end=0.2)
     data = GaussianMixtureOracle(schedule, WEIGHTS, CENTRES, stds=STDS)
     x_T = torch.randn(n, 1, 1, 2, dtype=torch.float64)
-    x = final(sampler.steps(data, x_T, make_grid("uniform", num_steps), torch.randn_like)).flatten(1)
+    grid = make_grid("uniform", num_steps, 5 if isinstance(sampler, RK45) else None)  # its steps are its own
+    x = final(sampler.steps(data, x_T, grid, torch.randn_like)).flatten(1)
     std = data.cov.diagonal().sqrt()
     assert ((x.mean(0) - data.mean.flatten()).abs() < 5 * std / math.sqrt(n) + 0.005).all()
     assert ((x.T.cov() - data.cov).abs() < 5 * math.sqrt(2 / n) * std[:, None] * std + 0.025).all()
     left, expected = (x[:, 0] < -0.2).double().mean(), 0.3 * 0.996 + 0.7 * 0.0098
     assert abs(left - expected) < 5 * math.sqrt(0.3 * 0.7 / n) + 0.01
+
+
+@every_sampler
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_zero_terminal_snr(sampler, kind):
+    """From a sigma of 1e10 down to data as good as from elsewhere: no sampler may take its x_T for large."""
+    schedule = NoiseSchedule.named(kind, T, zero_terminal_snr=True)
+    data, x_T = replace_schedule(schedule), torch.randn(1000, 1, 1, 2)
+    grid = make_grid("uniform", T, 2 if isinstance(sampler, RK45) else 20)
+    x = final(sampler.steps(data, x_T, grid, torch.randn_like)).flatten(1)
+    assert (x.mean(0) - data.mean.flatten()).abs().max() < 0.12
+    assert (x.T.cov().double() - data.cov).abs().max() < 0.15
 
 
 @every_sampler
@@ -215,10 +229,11 @@ def test_inputs_are_left_alone(sampler):
 @pytest.mark.parametrize("clip", [None, False, True])
 def test_clipping_is_the_models_choice_unless_the_sampler_says(sampler, clip):
     far = GaussianMixtureOracle(LINEAR, [1], [[[[3.0]]]], stds=[0.1])
+    grid = make_grid("uniform", T, 2 if isinstance(sampler, RK45) else 20)
     for model_clips in (False, True):
         far.config = replace(far.config, clip_x_0=model_clips)
         walk = replace(sampler, clip=clip).steps(
-            far, torch.ones(1, 1, 1, 1, dtype=torch.float64), make_grid("uniform", T, 20), torch.randn_like
+            far, torch.ones(1, 1, 1, 1, dtype=torch.float64), grid, torch.randn_like
         )
         *_, last = walk
         clips = model_clips if clip is None else clip
@@ -253,12 +268,20 @@ every_ode_sampler = pytest.mark.parametrize(("sampler", "order"), ORDERS.values(
 STEPS, FINE = (49, 65, 81, 97), (129, 161, 193, 225)
 
 
-def to_the_last_level(sampler, oracle, x_T: Tensor, steps: int) -> tuple[Tensor, float]:
-    """Where a sampler is before its last step, and the time. The last step, to s = 0, is x_0's mean in all of them."""
-    grid = make_grid("karras", oracle.schedule, steps, real=True)
+def to_the_last_level(sampler, oracle, x_T: Tensor, steps: int, rho: float) -> tuple[Tensor, float]:
+    """Where a sampler is before its last step, and the time. The last step, to s = 0, is x_0's mean in all of them.
+
+    The grid is even in sigma^(1 / rho), as Karras et al.'s, all the way from T to t = 1. The named grids begin at sigma
+    = 80, and the step above it is as long for any number of steps: an error that does not fall.
+    """
+    schedule = oracle.schedule
+    high, low = sigma_at(schedule.log_alpha_bar[[-1, 1]]) ** (1 / rho)
+    root = torch.linspace(high, low, steps, dtype=torch.float64)
     # one more time near T, nearer with the square of the step: the first step, which is of order 1, leaves no trace
-    grid = torch.cat([grid[:1], T + (grid[1:2] - T) / steps, grid[1:]])
-    *_, before, _ = sampler.steps(oracle, x_T, grid, CountedNoise())
+    second = root[0] + (root[1:2] - root[0]) / steps
+    times = schedule.time_at(log_alpha_bar_at_sigma(torch.cat([second, root[1:]]) ** rho))
+    ends = torch.tensor([T, 0], dtype=torch.float64)
+    *_, before, _ = sampler.steps(oracle, x_T, torch.cat([ends[:1], times, ends[1:]]), CountedNoise())
     return before.x, before.s
 
 
@@ -269,14 +292,18 @@ def test_order_of_an_ode_sampler_on_a_gaussian(sampler, order):
     exact = GAUSSIAN.flow(x_T, torch.full((64,), T))
     errors = []
     for steps in STEPS:
-        x, t = to_the_last_level(sampler, GAUSSIAN, x_T, steps)
+        x, t = to_the_last_level(sampler, GAUSSIAN, x_T, steps, rho=7)
         errors.append((GAUSSIAN.flow(x, torch.full((64,), t, dtype=torch.float64)) - exact).norm().item())
     assert abs(slope_of(errors, STEPS) - order) < 0.2, errors
 
 
 @every_ode_sampler
 def test_order_of_an_ode_sampler_on_a_mixture(sampler, order):
-    """In one dimension the flow keeps quantiles: F_t(x_t) = F_T(x_T), for any data."""
+    """In one dimension the flow keeps quantiles: F_t(x_t) = F_T(x_T), for any data.
+
+    The grid is as good as even in lambda. On it the slope between two neighbours in FINE is the same all along, for
+    UniPC of order 3 from 3.9 to 4.1; on one of rho = 7 that is 4.3, and reaches 4.2 at 450 steps.
+    """
     weights, means, stds = torch.tensor([[0.3, 0.7], [-0.6, 0.5], [0.15, 0.3]], dtype=torch.float64)
     oracle = GaussianMixtureOracle(LINEAR, weights, means[:, None], stds=stds, image_shape=(1, 1, 1))
 
@@ -288,11 +315,10 @@ def test_order_of_an_ode_sampler_on_a_mixture(sampler, order):
     exact = quantile(x_T, LINEAR.alpha_bar[T])
     errors = []
     for steps in FINE:
-        x, t = to_the_last_level(sampler, oracle, x_T, steps)
+        x, t = to_the_last_level(sampler, oracle, x_T, steps, rho=1e4)
         alpha_bar = LINEAR.log_alpha_bar_at(torch.tensor(t, dtype=torch.float64)).exp()
         errors.append((quantile(x, alpha_bar) - exact).norm().item())
-    # order 4 is not reached yet at 225 steps on this mixture, where the slope is 4.4: on the Gaussian it is
-    assert abs(slope_of(errors, FINE) - order) < (0.2 if order < 4 else 0.6), errors
+    assert abs(slope_of(errors, FINE) - order) < 0.2, errors
 
 
 def slope_of(errors: list[float], steps: tuple[int, ...]) -> float:

@@ -143,19 +143,18 @@ def test_coverage_of_the_inception_score():
 
 
 def test_coverage_of_precision_and_recall():
-    """Of precision and density over samples; recall and coverage over references."""
+    """Over other samples, the reference as it is; however large that is."""
     rng, n, repeats = np.random.default_rng(6), 150, 50
-    reference, samples = rng.standard_normal((n, 3)), 0.8 * rng.standard_normal((n, 3)) + 0.5
-    for names, redraw in ((("precision", "density"), "samples"), (("recall",), "reference")):
-        found = []
-        for i in range(repeats):
-            again = 0.8 * rng.standard_normal((n, 3)) + 0.5 if redraw == "samples" else rng.standard_normal((n, 3))
-            result = prdc(again, reference) if redraw == "samples" else prdc(samples, again)
-            found.append(prdc_replicates(result, resample_weights(n, 100, i), i))
-        for name in names:
-            mean = np.mean([f[name].value for f in found])
-            intervals = [f[name].interval() for f in found]
-            assert 0.83 < np.mean([i.low <= mean <= i.high for i in intervals]) <= 1, name
+    reference, found = rng.standard_normal((600, 3)), []
+    for i in range(repeats):
+        result = prdc(0.8 * rng.standard_normal((n, 3)) + 0.5, reference)
+        found.append(prdc_replicates(result, resample_weights(n, 100, i)))
+    for name in ("precision", "recall", "density", "coverage"):
+        values = np.array([f[name].value for f in found])
+        intervals = [f[name].interval() for f in found]
+        assert 0.83 < np.mean([i.low <= values.mean() <= i.high for i in intervals]) <= 1, name
+        error = np.mean([i.standard_error for i in intervals])
+        assert 0.75 < error / values.std() < 2, f"{name}: the jackknife errs on the large side"
 
 
 def test_prdc_replicates_are_of_the_result():
@@ -165,9 +164,9 @@ def test_prdc_replicates_are_of_the_result():
     assert {k: v.value for k, v in found.items()} == {
         "precision": result.precision, "recall": result.recall, "density": result.density, "coverage": result.coverage
     }  # fmt: skip
-    for name, p in (("precision", result.precision), ("recall", result.recall)):
-        n = 50 if name == "precision" else 40
-        assert found[name].interval().standard_error == pytest.approx(np.sqrt(p * (1 - p) / n), rel=0.1)
+    p, losses = result.precision, result.coverage_losses
+    for name, error in (("precision", np.sqrt(p * (1 - p) / 50)), ("coverage", 49 * losses.std() / np.sqrt(50))):
+        assert found[name].interval().standard_error == pytest.approx(error, rel=0.1)
         assert abs(found[name].bias) < 0.01
 
 

@@ -106,3 +106,33 @@ def test_a_failing_side_leaves_the_others():
     assert len(report["numbers"]["kid"]["models"]) == 2
     assert len(report["numbers"]["precision"]["models"]) == 1
     assert compare_table(report)
+
+
+def test_a_side_that_cannot_be_measured_at_all_leaves_the_others(tmp_path):
+    wide = np.zeros((60, 9, 9, 1), np.uint8)
+    with pytest.raises(UnfinishedReport, match=r"not measured: array \(2\): the images of array are 9x9") as raised:
+        compared([pixels(60, 1), wide, dark(60, 3)], ["kid"], out=tmp_path / "r.json")
+    report = raised.value.report
+    assert report == json.loads((tmp_path / "r.json").read_text())
+    assert list(report["failed"]) == ["array (2)"]
+    assert [r["name"] for r in report["numbers"]["kid"]["models"]] == ["array (1)", "array (3)"]
+    assert row(report, "kid", "array (3)")["to_first"]["real"]
+    assert "! array (2): not measured (the images of" in "\n".join(compare_table(report))
+    with pytest.raises(undye.UserError, match="9x9") as every:
+        compared([wide, wide])
+    assert not isinstance(every.value, UnfinishedReport)
+
+
+@pytest.mark.parametrize("reference", [200, 1500])
+def test_equals_are_seldom_called_different_in_recall_and_coverage(reference):
+    """Other samples open and close balls, however many reference images there are."""
+    called = {"recall": 0, "coverage": 0}
+    for i in range(0, 40, 2):
+        report = undye.compare(
+            [pixels(120, 100 + i), pixels(120, 101 + i)], pixels(reference, 5), "pr", features=Projections(),
+            device="cpu", seed=i,
+        )  # fmt: skip
+        for number, count in called.items():
+            rows = report["numbers"][number]["models"]
+            called[number] = count + any(r["to_best"] is not None and r["to_best"]["real"] for r in rows)
+    assert max(called.values()) <= 3, "one of twenty, with a standard error of one"

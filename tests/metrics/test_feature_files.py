@@ -1,5 +1,7 @@
 """Features on disk: kept by the images' bytes, checked, never those of something else."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -74,3 +76,24 @@ def test_an_interruption_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError):
         features_of(source(), Broken(), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_another_evaluation_that_was_a_moment_quicker(tmp_path):
+    """Both found no features and computed them: the second takes those of the first."""
+    good = features_of(source(), Projections(), tmp_path / "first")
+    (place,) = (tmp_path / "first").iterdir()
+
+    class Slower(Projections):
+        def features(self, images):
+            shutil.copytree(place, tmp_path / "here" / place.name, dirs_exist_ok=True)
+            return super().features(images)
+
+    found = features_of(source(), Slower(), tmp_path / "here")
+    np.testing.assert_array_equal(found.pooled, good.pooled)
+    assert [p.name for p in (tmp_path / "here").iterdir()] == [place.name], "no temporary is left"
+
+
+def test_a_cache_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(undye.UserError, match="set UNDYE_CACHE"):
+        features_of(source(), Projections(), tmp_path / "file" / "features")

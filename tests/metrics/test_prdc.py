@@ -37,7 +37,7 @@ def test_the_definition_in_blocks_of_any_size(monkeypatch, block, k_pr, k_dc):
     ticks = []
     found = four(prdc(X, Y, k_pr, k_dc, lambda *args: ticks.append(args)))
     assert found == pytest.approx(by_loops(X, Y, k_pr, k_dc), rel=1e-12)
-    assert ticks[-1] == (2 * 60 + 70, 2 * 60 + 70)
+    assert ticks[-1] == (60 + 2 * 70, 60 + 2 * 70)
     assert min(found) > 0, "the test must see something"
     assert max(found) != 1
 
@@ -113,3 +113,15 @@ def test_what_cannot_be_compared():
         prdc(X, Y[:, :3])
     with pytest.raises(UserError, match="at least 1"):
         prdc(X, Y, k_pr=0)
+
+
+@pytest.mark.parametrize("block", [7, 1024])
+@pytest.mark.parametrize(("k_pr", "shift"), [(3, 0.5), (1, 1.0), (5, 1.0)])
+def test_what_each_sample_adds_is_what_is_lost_without_it(monkeypatch, block, k_pr, shift):
+    monkeypatch.setattr(module, "BLOCK", block)
+    y = Y + shift
+    whole = prdc(X, y, k_pr=k_pr, k_dc=2)
+    without = [prdc(np.delete(X, i, axis=0), y, k_pr=k_pr, k_dc=2) for i in range(len(X))]
+    assert whole.recall_losses == pytest.approx(np.array([whole.recall - w.recall for w in without]), abs=1e-12)
+    assert whole.coverage_losses == pytest.approx(np.array([whole.coverage - w.coverage for w in without]), abs=1e-12)
+    assert whole.recall_losses.min() < 0 < whole.recall_losses.max(), "a sample may be in the way of its neighbours"

@@ -12,7 +12,9 @@ from undye.checkpoint.native import save
 from undye.cli.eval_table import table
 from undye.metrics import feature_files, measuring, quality, sample_set
 from undye.metrics.findings import UnfinishedReport
+from undye.metrics.recipe import model_hash
 from undye.metrics.record import measurements
+from undye.sampling import with_options
 
 from .features import Projections
 from .test_nll import model, pixels
@@ -291,7 +293,7 @@ def test_the_card_has_a_row_for_each_number(folder):
         "coverage",
     }  # fmt: skip
     assert rows["FID"].data == "40 samples, 60 images of array"
-    assert rows["FID"].how.startswith("ddim, 2 steps, seed 0, features projections ")
+    assert rows["FID"].how.startswith("ddim (eta 0), 2 steps, seed 0, features projections ")
     assert rows["FID"].standard_error > 0
 
 
@@ -326,3 +328,79 @@ def test_inception_that_cannot_be_downloaded(folder, cache, tmp_path, monkeypatc
     with pytest.raises(undye.UserError, match=r"cannot be downloaded .no network.*--features inception:"):
         measured(folder, ["fid"], features="inception")
     assert not (cache / "samples").exists(), "found before anything is drawn"
+
+
+def test_the_samples_come_again_from_the_report_alone(folder):
+    """With the default sampler, whose options and times nobody gave."""
+    report = undye.evaluate(folder, pixels(60, 5), ["kid"], n=20, features=Projections(), device="cpu")
+    entry, checkpoint = report["metrics"]["kid"], report["model"]["checkpoint"]
+    told = json.loads(json.dumps(entry["recipe"]["samples"]))
+    assert told["guidance"].keys() <= {f"guidance{x}" for x in ("", "_interval", "_rescale")} | {
+        "classifier", "threshold"
+    }  # fmt: skip
+    assert told["dtype"] == "float32"
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in told["sampler"].items() if k != "name"}
+    sampler = with_options(told["sampler"]["name"], **options)
+    denoiser = undye.load(checkpoint, weights=told["weights"])
+    images = undye.sample(denoiser, told["n"], sampler=sampler, times=told["times"], seed=told["seed"])
+    again = undye.evaluate(images, pixels(60, 5), ["kid"], features=Projections(), seed=entry["seed"])
+    assert again["metrics"]["kid"]["recipe"]["samples"]["sha256"] == told["sha256"]
+    assert again["metrics"]["kid"]["value"] == entry["value"]
+    assert again["metrics"]["kid"]["draw"] == entry["draw"] == 0
+    assert again["metrics"]["kid"]["interval"] == entry["interval"]
+
+
+def test_likelihoods_and_memorization_carry_their_recipe(folder):
+    report = measured(folder, ["nll", "ode", "memorization"], held_out=pixels(50, 6), draws=1, n=10)
+    for metric in ("nll", "ode"):
+        recipe = report["metrics"][metric]["recipe"]
+        assert recipe["model"]["weights"] == "ema"
+        assert recipe["model"]["ema"] == {"ema_decay": 0.99}
+        assert recipe["model"]["sha256"] == model_hash(undye.load(folder))
+        data = recipe["data"]
+        assert (data["n"], data["of"], data["split"], data["chosen_by_seed"]) == (10, 60, "test", 0)
+        assert data["resize"] == "none: images as they are"
+        assert len(data["sha256"]) == 64
+    recipe = report["metrics"]["memorization"]["recipe"]
+    hashes = {recipe[k]["sha256"] for k in ("samples", "training", "held_out")}
+    assert {len(h) for h in hashes} == {64}
+    assert len(hashes) == 3
+
+
+def test_images_that_are_left_out_or_missing_are_said(tmp_path):
+    for i, image in enumerate(pixels(40, 1)):
+        Image.fromarray(image[..., 0]).save(tmp_path / f"{i}.png")
+    (tmp_path / "7.png").write_bytes(b"\x89PNG junk")
+    report = measured(tmp_path, ["kid"], n=100)
+    told = report["metrics"]["kid"]["recipe"]["samples"]
+    assert (told["n"], told["asked"], told["left_out"]) == (39, 100, 1)
+    text = "\n".join(table(report))
+    assert "39 images, all there are of the 100 asked for, 1 that cannot be read left out" in text
+    assert measured(pixels(60), ["kid"], tmp_path, n=30)["reference"]["left_out"] == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_two_images_have_a_number_without_an_interval():
+    entry = measured(pixels(2), ["kid"], n=None)["metrics"]["kid"]
+    assert np.isfinite(entry["value"])
+    assert entry["interval"] is None
+
+
+def test_the_table_of_a_model_that_says_how_many_images_it_was_trained_on(tmp_path):
+    trained = save(tmp_path / "m", model(), about={"images": 60_000})
+    assert table(measured(trained, ["kid"]))[0] == f"model   {trained}"
+
+
+def test_what_a_person_chose_is_in_the_short_recipe(tmp_path):
+    folder = save(tmp_path / "classes", model(num_classes=3))
+    report = measured(folder, ["kid"], n=10, guidance=1.5)
+    said = "ddim (eta 0), 2 steps, seed 0, guidance 1.5"
+    assert said in "\n".join(table(report))
+    assert measurements(report)[0].how.startswith(said)
+
+
+def test_a_folder_of_nothing(tmp_path):
+    with pytest.raises(undye.UserError, match="neither images nor a model"):
+        measured(tmp_path, ["kid"])
+    with pytest.raises(undye.UserError, match="neither images nor a model"):
+        undye.compare([pixels(60), tmp_path], pixels(60), features=Projections())

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 from torch.distributions import Normal
 
-from undye.config import ModelConfig
+from undye.config import CompactConfig, ModelConfig
 from undye.denoiser import Denoiser
 from undye.diffusion.schedule import NoiseSchedule
 from undye.errors import UserError
 from undye.samplers import DenoiserLike
-from undye.samplers.guidance import ClassifierGuided, Conditioned, Thresholded, gradient_of
+from undye.samplers.guidance import JOINED_UP_TO, ClassifierGuided, Conditioned, Thresholded, gradient_of
 from undye.testing import GaussianMixtureOracle
 
 
@@ -23,7 +23,7 @@ class ByLabel(nn.Module):
 
     def forward(self, x, t, label):
         self.calls += 1
-        level = torch.full((len(x),), -1.0) if label is None else label.to(x.dtype)
+        level = torch.full((len(x),), -1.0) if label is None else torch.where(label == 5, -1.0, label.to(x.dtype))
         return level.view(-1, 1, 1, 1).expand_as(x)
 
 
@@ -43,7 +43,30 @@ def test_eps_is_mixed_and_x_0_follows(weight, expected):
 
 def test_weight_1_costs_one_network_call():
     assert guided(1.0)[0].network.calls == 1
-    assert guided(2.0)[0].network.calls == 2
+
+
+@pytest.mark.parametrize("variance", ["fixed_small", "learned_range", "learned"])
+def test_a_few_images_are_asked_for_with_and_without_label_in_one_call(variance):
+    """And are what they are among many, which take two calls; the variance is the conditional model's."""
+    network = CompactConfig(channels=(8,), blocks=(1,), head_channels=0)
+    config = ModelConfig(network=network, image_size=(4, 6), channels=1, num_classes=5, variance=variance)
+    denoiser = Denoiser.from_config(config).eval()
+    for parameter in denoiser.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    sizes: list[int] = []
+    denoiser.network.register_forward_hook(lambda network, inputs, out: sizes.append(len(out)))
+    n = JOINED_UP_TO + 1
+    label, x_t, t = torch.arange(n) % 5, torch.randn(n, 1, 4, 6), torch.arange(1, n + 1) * 50
+    with torch.no_grad():
+        many = Conditioned(denoiser, label, 3.0)(x_t, t)
+        few = Conditioned(denoiser, label[:-1], 3.0)(x_t[:-1], t[:-1])
+        plain = denoiser(x_t, t, label)
+    assert sizes[:3] == [n, n, 2 * JOINED_UP_TO]
+    for name in ("x_0", "eps", "learned_variance"):
+        if (expected := getattr(many, name)) is not None:
+            torch.testing.assert_close(getattr(few, name), expected[:-1], rtol=1e-4, atol=1e-4)
+    if variance != "fixed_small":
+        assert torch.equal(many.learned_variance, plain.learned_variance)
 
 
 def test_is_what_samplers_take():
@@ -73,6 +96,12 @@ def test_a_classifier_of_a_gaussian_class_gives_the_gaussians_own_model():
     torch.testing.assert_close(got.eps, expected.eps, rtol=0, atol=1e-9)
     with torch.inference_mode():
         torch.testing.assert_close(ClassifierGuided(both, guide)(x_t.clone(), t).eps, expected.eps, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf])
+def test_the_weight_is_a_number(weight):
+    with pytest.raises(UserError, match="finite"):
+        guided(weight)
 
 
 def test_rescaled_x_0_has_the_conditional_ones_deviation():

@@ -1,6 +1,7 @@
 """The search for a grid: nearer than all that need no search, on noise that it did not see; and kept in the model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,25 @@ def test_a_found_grid_beats_all_known_on_new_noise():
     assert torch.tensor(grid.times).diff().max() < 0
 
 
-@pytest.mark.parametrize("steps", [1, 21])
+@pytest.mark.parametrize("steps", [1, 20, 21])
 def test_steps_out_of_range(steps):
-    with pytest.raises(UserError, match=r"2\.\.20 steps"):
+    """All T steps leave nothing to move."""
+    with pytest.raises(UserError, match=r"2\.\.19 steps"):
         optimise_grid(Denoiser.from_config(CONFIG), steps)
+
+
+def test_what_there_is_no_grid_for():
+    """A teacher no better than the grid, a model that has no steps to choose from, one that has diverged."""
+    with pytest.raises(UserError, match="ask for more of them"):
+        optimise_grid(Denoiser.from_config(CONFIG), 8, Settings(teacher_steps=8))
+    two = replace(CONFIG, schedule=replace(CONFIG.schedule, num_steps=2))
+    with pytest.raises(UserError, match="nothing to optimise"):
+        optimise_grid(Denoiser.from_config(two), 2)
+    diverged = Denoiser.from_config(CONFIG)
+    for parameter in diverged.parameters():
+        parameter.data.fill_(torch.nan)
+    with pytest.raises(UserError, match="not finite"):
+        optimise_grid(diverged, 3, Settings(images=2, held_out=2))
 
 
 def test_grids_travel_with_the_model(tmp_path: Path):
@@ -106,7 +122,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         (["sample", str(folder), "--eta", "0.5", "--out", "x.png"], "name it with --sampler"),
         (["sample", str(folder), "--sampler", "heun", "--eta", "0.5", "--out", "x.png"], "s_churn"),
         (["sample", str(folder), "--steps", "0", "--out", "x.png"], "1..20"),
-        (["optimise-grid", str(folder), "--steps", "99"], "2..20 steps"),
+        (["optimise-grid", str(folder), "--steps", "99"], "2..19 steps"),
         (["optimise-grid", str(tmp_path / "none"), "--steps", "5"], "no model"),
     ):
         assert main(args) == 2

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 import tyro
 
 from undye.cli.parse import parse
-from undye.cli.terminate import terminable
 from undye.data.names import parse_image_size
 from undye.errors import UserError
 
@@ -56,8 +55,7 @@ def main(args: list[str]) -> int:
     command = {"pack": _pack, "verify": _verify}.get(args[0])
     if command is None:
         raise UserError(f"unknown command 'data {args[0]}': there are data pack and data verify")
-    with terminable():
-        return command(args[1:])
+    return command(args[1:])
 
 
 def _pack(args: list[str]) -> int:

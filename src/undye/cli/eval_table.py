@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from undye.metrics.wording import drawn
+
 RATE_ROWS = 10
 NAMES = {
     "fid": "FID", "kid": "KID", "is": "IS", "sfid": "sFID", "precision": "precision", "recall": "recall",
@@ -12,7 +14,7 @@ NAMES = {
 def table(report: dict[str, Any]) -> list[str]:
     """The lines of a report of `undye.evaluate`."""
     data, found, model = report["data"], report["metrics"], report["model"]
-    if "images" in model:
+    if "config" not in model:  # a model's `images` are those that it was trained on
         what = f"images  {model['images']}"
     else:
         what = f"model   {model['checkpoint']}" + (", raw weights" if model["weights"] == "raw" else "")
@@ -51,7 +53,15 @@ def compare_table(report: dict[str, Any]) -> list[str]:
         lines.append(f"{name:<{width}}{model['samples']['n']:>8,}{cell}")
         for metric, entry in model["metrics"].items():
             flags |= dict.fromkeys(f"  ! {NAMES.get(metric, metric)} of {name}: {f}" for f in entry.get("flags", ()))
-    return [*lines, "", "* the best; the differences, by the bootstrap (95 %):", *verdicts, *flags]
+    failed = [f"! {name}: not measured ({why})" for name, why in report.get("failed", {}).items()]
+    failed += [
+        f"! {metric} of {model['name']}: not measured ({why})"
+        for model in report["models"]
+        for metric, why in model.get("failed", {}).items()
+    ]
+    if verdicts:
+        verdicts = ["* the best; the differences, by the bootstrap (95 %):", *verdicts]
+    return [*lines, "", *verdicts, *flags, *failed]
 
 
 def _verdict(number: str, row: dict[str, Any], other: str, d: dict[str, Any] | None, lower: bool) -> str:
@@ -72,14 +82,17 @@ def _p(value: float) -> str:
 
 def _samples(s: dict[str, Any]) -> str:
     if "images" in s:
-        return f"{s['n']:,} images"
-    sampler = s["sampler"]["name"]
+        few = f", all there are of the {s['asked']:,} asked for" if (s["asked"] or 0) > s["n"] else ""
+        return f"{s['n']:,} images{few}{_left_out(s)}"
     kept = f", {s['kept']:,} of them kept from before" if s["kept"] else ""
     damaged = f", {s['damaged']} damaged files drawn again" if s["damaged"] else ""
     labels = f", class {s['labels']}" if s["labels"] else ""
-    grid = f" ({s['grid']})" if s["grid"] else ""
     where = f", in {s['folder']}" if s["folder"] else ""
-    return f"{s['n']:,}: {sampler}, {s['steps']:,} steps{grid}, seed {s['seed']}{labels}{kept}{damaged}{where}"
+    return f"{s['n']:,}: {drawn(s)}{labels}{kept}{damaged}{where}"
+
+
+def _left_out(about: dict[str, Any]) -> str:
+    return f", {about['left_out']:,} that cannot be read left out" if about["left_out"] else ""
 
 
 def _likelihoods(found: dict[str, Any]) -> list[str]:
@@ -118,7 +131,8 @@ def _quality(found: dict[str, Any]) -> list[str]:
     if head is None:
         return []
     reference = head["recipe"]["reference"]
-    title = f"{head['n']:,} samples beside {reference['n']:,} images of {reference['name']} (95 % intervals)"
+    beside = f"{reference['n']:,} images of {reference['name']}{_left_out(reference)}"
+    title = f"{head['n']:,} samples beside {beside} (95 % intervals)"
     return ["", title, *rows, *(f"  ! {flag}" for flag in flags)]
 
 
@@ -184,7 +198,7 @@ def _interval(number: dict[str, Any]) -> str:
 
 def _short(value: float) -> str:
     """Four digits that say something; small numbers (KID) keep them."""
-    return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:.5f}"
+    return f"{value:z.3f}" if abs(value) >= 0.1 or abs(value) < 5e-6 else f"{value:.5f}"
 
 
 def _number(estimate: dict[str, float | None]) -> str:

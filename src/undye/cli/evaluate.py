@@ -167,9 +167,12 @@ def _check_card(a: EvalArgs) -> None:
     from undye.checkpoint.card import read_measurements
     from undye.checkpoint.load import is_foreign
     from undye.checkpoint.native import find_checkpoint
+    from undye.metrics.subject import is_images
 
     if set(a.metrics) == {"rate-distortion"}:
         raise UserError("--card is for numbers, not for a curve: ask for nll or ode too, or leave it out")
+    if is_images(a.model):
+        raise UserError(f"--card is for models, and {a.model} holds images: leave it out")
     if is_foreign(Path(a.model)):
         raise UserError(f"--card is for undye's own checkpoints: `undye import {a.model} --out DIR` makes one")
     read_measurements(find_checkpoint(a.model))

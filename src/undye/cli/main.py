@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from undye.cli.terminate import terminable
 from undye.errors import SaidElsewhereError, UserError
 
 COMMANDS = {
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        with warnings.catch_warnings():
+        with terminable(), warnings.catch_warnings():
             # a warning of ours is a line like an error of ours
             warnings.filterwarnings("default", message="the .* schedule of .* leaves")
             warnings.showwarning = _show_warning  # pyrefly: ignore

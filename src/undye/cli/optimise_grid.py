@@ -55,7 +55,7 @@ def main(args: list[str]) -> int:
     folder = find_checkpoint(a.model)
     denoiser = load(folder, pick_device(a.device or None))
     for steps in a.steps:
-        check_steps(denoiser.schedule, steps)
+        check_steps(denoiser.schedule, steps, settings)
     for steps in sorted(set(a.steps)):
         grid = optimise_grid(denoiser, steps, settings, lambda line: print(line, flush=True))
         add_grids(folder, {steps: grid}, denoiser.schedule.num_steps)

@@ -72,6 +72,7 @@ def restore(
     """
     operator = operator_for(denoiser, task, factor)
     check_measured(denoiser, measured, task, factor)
+    check_variations(variations)
     if method not in ("ddnm", "dps"):
         raise UserError(f"unknown method {method!r}: choose ddnm or dps")
     y = to_signed(measured).repeat_interleave(variations, 0)
@@ -80,7 +81,6 @@ def restore(
         return restore_from(
             denoiser, y, operator.forward, variations=variations, steps=steps, scale=scale, seed=seed, **settings
         )
-    check_variations(variations)
     num_steps = denoiser.schedule.num_steps
     grid = times_from(num_steps, num_steps, steps)
     walk = resampled(len(grid) - 1, JUMP, RESAMPLINGS)

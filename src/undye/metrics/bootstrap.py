@@ -26,8 +26,6 @@ RESAMPLED_DIMS = 256
 """Distances of more dimensions are not computed again for each resample (seconds each) but expanded to second order."""
 TOGETHER = 25
 """Resamples whose covariances are summed in one pass over the features: bounds the memory."""
-REFERENCE_DRAW = 2**32
-"""The draw of the reference's weights: the same for everything that is compared with it."""
 
 
 def resample_weights(n: int, resamples: int = 200, seed: int = 0, draw: int = 0) -> Integer[np.ndarray, "r n"]:
@@ -160,7 +158,9 @@ def kid_replicates(
     for rows, columns, k in symmetric_blocks(reference, step):
         reference_own += k.sum() - np.trace(k) if rows == columns else 2 * k.sum()
     pairs = n**2 - np.array([np.square(row, dtype=np.int64).sum() for row in w.T])
-    values = own / pairs + reference_own / (m * (m - 1)) - 2 * _sums(w.T, to_reference) / (n * m)
+    with np.errstate(invalid="ignore"):  # of two images a resample may hold one twice: no pair, NaN
+        own /= pairs
+    values = own + reference_own / (m * (m - 1)) - 2 * _sums(w.T, to_reference) / (n * m)
     projection = to_own / (n - 1) - to_reference / m
     first = _sums(weights, projection - projection.mean()) * (2 / n)
     return combined(float(values[0]), first, values[1:] - values[0] - first)
@@ -194,23 +194,25 @@ def inception_score_replicates(
     return Replicates(inception_score(logits, splits, seed).value, scores)
 
 
-def prdc_replicates(result: Prdc, weights: Integer[np.ndarray, "r n"], seed: int = 0) -> dict[str, Replicates]:
-    """Of precision, recall, density and coverage, by these names; the manifolds stay as they are.
+def prdc_replicates(result: Prdc, weights: Integer[np.ndarray, "r n"]) -> dict[str, Replicates]:
+    """Of precision, recall, density and coverage, by these names.
 
-    Each is a mean over images, which are resampled: the samples for precision and density, the reference for recall
-    and coverage. Balls are not made anew: among images that count twice, neighbours would be too near.
+    Precision and density are means over the samples, which are resampled. Recall and coverage are not made anew of each
+    resample: among images that count twice neighbours are too near, and a third of the samples is missing. Their
+    replicates are of first order, by the jackknife's influences: (n - 1) times what is lost without a sample.
 
     Args:
         result: of `prdc.prdc`.
         weights: of the samples, see `resample_weights`.
-        seed: names the weights of the reference.
     """
-    other = resample_weights(len(result.recalled), len(weights), seed, REFERENCE_DRAW)
-    parts = {
-        "precision": (result.in_manifold, weights), "recall": (result.recalled, other),
-        "density": (result.balls, weights), "coverage": (result.covered, other),
-    }  # fmt: skip
-    return {
-        name: Replicates(float(each.mean()), _sums(w, each.astype(np.float64)) / len(each))
-        for name, (each, w) in parts.items()
+    n = len(result.in_manifold)
+    replicates = {
+        name: Replicates(float(each.mean()), _sums(weights, each.astype(np.float64)) / n)
+        for name, each in (("precision", result.in_manifold), ("density", result.balls))
     }
+    for name, value, losses in (
+        ("recall", result.recall, result.recall_losses), ("coverage", result.coverage, result.coverage_losses),
+    ):  # fmt: skip
+        influences = (n - 1) * (losses - losses.mean())
+        replicates[name] = Replicates(value, value + _sums(weights, influences) / n)
+    return replicates

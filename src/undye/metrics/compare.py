@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from undye.checkpoint.load import is_foreign
-from undye.checkpoint.native import WeightsName, find_checkpoint
+from undye.checkpoint.native import WeightsName
 from undye.denoiser import Denoiser
 from undye.device import pick_device
 from undye.errors import UserError
@@ -22,7 +22,7 @@ from undye.metrics.intervals import Replicates, difference
 from undye.metrics.measuring import Outputs, measure
 from undye.metrics.quality import LOWER_IS_BETTER
 from undye.metrics.requests import OF_SAMPLES, EvalRequest
-from undye.metrics.subject import Model, Subject, is_images
+from undye.metrics.subject import Model, Subject, checkpoint_of, is_images
 from undye.metrics.versions import versions
 from undye.samplers import Sampler
 from undye.world import World
@@ -91,11 +91,12 @@ def compare(
     Returns:
         Plain data: `models`, a report of `undye.evaluate` each with its `name`; `numbers`, by their names, each with
         the `best` one and for every model its `value`, and as `to_best` and `to_first` the difference with its
-        interval, p-value, whether it is `real`, and whether it is `paired`; None where there is no interval.
+        interval, p-value, whether it is `real`, and whether it is `paired`; None where there is no interval. And
+        `failed`, where some could not be measured at all: why, by their names.
 
     Raises:
-        UserError: for what cannot be used; nothing has been drawn then.
-        UnfinishedReport: if a metric failed for some of them; it has the report of all else.
+        UserError: for what cannot be used; nothing has been drawn then. Or if nothing could be measured.
+        UnfinishedReport: if some of them, or a metric of some of them, failed; it has the report of all else.
     """
     asked = (metrics,) if isinstance(metrics, str) else tuple(dict.fromkeys(metrics))
     if len(models) < 2:
@@ -121,28 +122,38 @@ def compare(
     reports: list[dict[str, Any]] = []
     replicates: list[dict[str, Replicates]] = []
     failures: list[str] = []
+    failed: dict[str, str] = {}
+    first: UserError | None = None
     draws: list[tuple[int, int]] = []
     for k, (model, name) in enumerate(zip(models, names, strict=True)):
         own = is_images(model) if not isinstance(model, Denoiser) else False
-        subject = Subject.find(model, where, "ema" if own else weights, None if own else settings)
-        found = Findings({**versions(), "name": name, "model": subject.about}, alone=world.size == 1)
         draw = k + 1 if own else 0
-        replicates.append(
-            measure(
+        try:
+            subject = Subject.find(model, where, "ema" if own else weights, None if own else settings)
+            found = Findings({**versions(), "name": name, "model": subject.about}, alone=world.size == 1)
+            measured = measure(
                 subject, images, request, found, features=extractor, outputs=outputs, world=world,
                 progress=progress, draw_number=draw,
-            )
-        )  # fmt: skip
+            )  # fmt: skip
+        except UserError as error:
+            if world.size > 1:
+                raise  # the other processes would wait for this one
+            first, failed[name] = first or error, str(error)
+            failures.append(f"{name}: {error}")
+            continue
         if not world.is_main:
             continue
         failures += [f"{metric} of {name}: {why}" for metric, why in found.failed.items()]
+        replicates.append(measured)
         reports.append(found.report())
         draws.append((draw, found.head["samples"]["n"]))
         if out is not None:
-            _write(Path(out), _report(reports, replicates, draws))
+            _write(Path(out), _report(reports, replicates, draws, failed))
     if not world.is_main:
         return {}
-    report = _report(reports, replicates, draws)
+    if first is not None and not reports:
+        raise first
+    report = _report(reports, replicates, draws, failed)
     if failures:
         raise UnfinishedReport(f"not measured: {'; '.join(failures)}", report)
     return report
@@ -158,7 +169,7 @@ def _check_there(models: Sequence[Model]) -> None:
         if not isinstance(model, Denoiser) and not is_images(model):
             path = Path(str(model))
             if not is_foreign(path):
-                find_checkpoint(path)
+                checkpoint_of(path)
 
 
 def _names(models: Sequence[Model]) -> list[str]:
@@ -170,12 +181,15 @@ def _names(models: Sequence[Model]) -> list[str]:
 
 
 def _report(
-    reports: list[dict[str, Any]], replicates: list[dict[str, Replicates]], draws: list[tuple[int, int]]
+    reports: list[dict[str, Any]],
+    replicates: list[dict[str, Replicates]],
+    draws: list[tuple[int, int]],
+    failed: dict[str, str],
 ) -> dict[str, Any]:
     names = [report["name"] for report in reports]
     numbers = {}
     for number, lower in LOWER_IS_BETTER.items():
-        have = [k for k, found in enumerate(replicates[: len(reports)]) if number in found]
+        have = [k for k, found in enumerate(replicates) if number in found]
         values = {k: _value(reports[k], number) for k in range(len(reports))}
         known = [k for k, v in values.items() if v is not None]
         if not known:
@@ -191,7 +205,7 @@ def _report(
             }
             rows.append({"name": names[k], "value": values[k], **against})
         numbers[number] = {"lower_is_better": lower, "best": names[best], "models": rows}
-    return without_nan({**versions(), "models": reports, "numbers": numbers})
+    return without_nan({**versions(), "models": reports, "numbers": numbers, **({"failed": failed} if failed else {})})
 
 
 def _difference(a: Replicates, b: Replicates, of_a: tuple[int, int], of_b: tuple[int, int]) -> dict[str, Any]:

@@ -87,6 +87,7 @@ class FeatureExtractor(ABC):
             "name": self.name, "sha256": self.hash, "dims": self.dims, "spatial_dims": self.spatial_dims,
             "num_classes": self.num_classes, "image_size": list(self.image_size) if self.image_size else None,
             "channels": self.channels, "rounding": "uint8 pixels, rounded to nearest", "batch_size": self.batch_size,
+            "device": self.device.type,
         }  # fmt: skip
 
     @abstractmethod

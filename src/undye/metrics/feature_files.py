@@ -86,7 +86,12 @@ def features_of(
             with atomic_path(place) as temporary:
                 _write(temporary, source, extractor, about, progress, batch_size)
         except OSError as error:
-            raise UserError(f"cannot keep features in {folder}: {error.strerror}") from None
+            found = _read(place, about, len(source))  # another evaluation may have been a moment quicker
+            if found is None:
+                raise UserError(
+                    f"cannot keep features in {folder} ({error.strerror}): make room there, or set UNDYE_CACHE to a "
+                    "folder that can be written to"
+                ) from None
     arrays = found or _read(place, about, len(source))
     if arrays is None:
         raise UserError(f"{place} is not what was just written there: is the disk full, or broken?")

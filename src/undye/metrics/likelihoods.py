@@ -41,8 +41,19 @@ def measure_likelihoods(
     found: Findings,
     progress: ProgressOf | None = None,
     world: World | None = None,
+    recipe: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The bound, the rate-distortion curve and the ODE's likelihood, put into `found`; gives the report's `data`."""
+    """The bound, the rate-distortion curve and the ODE's likelihood, put into `found`; gives the report's `data`.
+
+    Args:
+        denoiser: the model.
+        source: the images.
+        request: how.
+        found: has them, each with its settings and `recipe`.
+        progress: called with (metric, done, all).
+        world: the processes that share the images.
+        recipe: what all of them have in common: versions, model, images.
+    """
     world = world or World.alone()
     chosen = chosen_rows(source, request.images, request.seed)
     n, rows = len(chosen), world.rows(len(chosen))
@@ -71,7 +82,8 @@ def measure_likelihoods(
             ))  # fmt: skip
             if terms is not None:
                 for metric in asked:
-                    found.add(metric, _of_bound(metric, terms, denoiser, request, n, exact))
+                    entry = _of_bound(metric, terms, denoiser, request, n, exact)
+                    found.add(metric, {**entry, "recipe": recipe or {}})
     if request.asks("ode"):
         with found.attempt("ode"):
             flow: OdeBitsPerDim | None = together(lambda: ode_bits_per_dim(
@@ -79,7 +91,7 @@ def measure_likelihoods(
                 batch_size=request.batch_size, progress=ticker(progress, "ode"), **settings,
             ))  # fmt: skip
             if flow is not None:
-                found.add("ode", _of_flow(flow, request, n))
+                found.add("ode", {**_of_flow(flow, request, n), "recipe": recipe or {}})
     return {
         "name": source.name, "images": len(source), "n": n, "image_size": list(source.image_size),
         "channels": source.channels, "labels": label is not None,

@@ -14,13 +14,13 @@ from undye.data.cache import dataset_cache
 from undye.data.source import ImageSource
 from undye.errors import UserError
 from undye.metrics.copying import measure_memorization
-from undye.metrics.eval_data import EvalData
+from undye.metrics.eval_data import EvalData, Rows
 from undye.metrics.extractor import FeatureExtractor, default_extractor, help_for, load_extractor
-from undye.metrics.feature_files import FeatureFiles, feature_cache, features_of
+from undye.metrics.feature_files import FeatureFiles, content_hash, feature_cache, features_of
 from undye.metrics.findings import Findings, ProgressOf, ticker
 from undye.metrics.inputs import check_shape
 from undye.metrics.intervals import Replicates
-from undye.metrics.likelihoods import check_likelihoods, labels_for, measure_likelihoods
+from undye.metrics.likelihoods import check_likelihoods, chosen_rows, labels_for, measure_likelihoods
 from undye.metrics.neighbour_report import measure_neighbours
 from undye.metrics.quality import Sides, check_enough, check_labels
 from undye.metrics.quality import measure as measure_quality
@@ -81,7 +81,8 @@ def measure(
         if request.asks(*OF_MODEL):
             assert subject.denoiser is not None
             found.head["data"] = measure_likelihoods(
-                subject.denoiser, data.likelihood(), request, found, progress, world
+                subject.denoiser, data.likelihood(), request, found, progress, world,
+                task.likelihood_recipe() if world.is_main else None,
             )  # fmt: skip
         if samples is None or not world.is_main:
             return {}
@@ -186,6 +187,15 @@ class _Task:
             "channels": source.channels, "labels": False,
         }  # fmt: skip
 
+    def likelihood_recipe(self) -> dict[str, Any]:
+        """What the likelihoods of a report have in common."""
+        assert self.subject.denoiser is not None
+        source = self.data.likelihood()
+        chosen = Rows(source, chosen_rows(source, self.request.images, self.request.seed))
+        model = {"sha256": model_hash(self.subject.denoiser), "weights": self.subject.weights, "ema": self._ema()}
+        data = {**self._about(chosen), "of": len(source), "split": self.data.split, "chosen_by_seed": self.request.seed}
+        return {"versions": versions(), "model": model, "data": data}
+
     def beside_images(self, samples: ImageSource, found: Findings, draw_number: int) -> dict[str, Replicates]:
         """The metrics of samples."""
         recipe: dict[str, Any] = {"versions": versions(), "samples": self._about_samples(samples)}
@@ -194,7 +204,12 @@ class _Task:
         if request.asks("memorization"):
             with found.attempt("memorization"):
                 how = recipe["samples"]
-                how = {"sampler": how.get("sampler", {}).get("name"), "steps": how.get("steps"), "recipe": {**recipe}}
+                how["sha256"] = content_hash(samples)
+                beside = {"training": self._about(self.data.train()), "held_out": self._about(self.data.unseen())}
+                how = {
+                    "sampler": how.get("sampler", {}).get("name"), "steps": how.get("steps"),
+                    "recipe": {**recipe, **beside},
+                }  # fmt: skip
                 found.add("memorization", measure_memorization(
                     samples, self.data.train(), self.data.unseen(), request.seed, how, self.progress,
                     self.outputs.pairs,
@@ -246,24 +261,33 @@ class _Task:
         sides = Sides(mine, theirs, self.extractor.name, own, other, names, self.request.seed, draw_number)
         return sides, {**self._about(reference, theirs), "split": self.data.split}
 
-    def _about(self, source: ImageSource, features: FeatureFiles) -> dict[str, Any]:
-        return {
-            "name": source.name, "n": len(source), "sha256": features.content,
+    def _about(self, source: ImageSource, features: FeatureFiles | None = None) -> dict[str, Any]:
+        about = {
+            "name": source.name, "n": len(source),
+            "sha256": content_hash(source) if features is None else features.content,
             "image_size": list(source.image_size), "channels": source.channels, "resize": self.data.resize,
-            "features_kept": features.kept, "features_damaged": features.damaged,
+            "left_out": len(source.report.bad),
         }  # fmt: skip
+        if features is not None:
+            about |= {"features_kept": features.kept, "features_damaged": features.damaged}
+        return about
+
+    def _ema(self) -> dict[str, Any] | None:
+        """What a checkpoint says of its average; None of another project's model, and of raw weights."""
+        if self.subject.weights == "raw":
+            return None
+        return {k: v for k, v in self.subject.about.items() if k.startswith("ema")} or None
 
     def _about_samples(self, samples: ImageSource) -> dict[str, Any]:
         rounding = "uint8: clipped to [-1, 1], rounded to the nearest of 256 levels"
         if not isinstance(samples, SampleSet):
             return {
                 "n": len(samples), "images": samples.name, "resize": self.data.resize, "rounding": "uint8 as given",
-                "chosen_by_seed": self.request.seed,
+                "asked": self.request.n, "chosen_by_seed": self.request.seed, "left_out": len(samples.report.bad),
             }  # fmt: skip
         kept = None if samples.folder.is_relative_to(self.scratch) else str(samples.folder)
-        ema = {k: v for k, v in self.subject.about.items() if k.startswith("ema")}
         return {
-            "n": len(samples), **samples.recipe.as_json(), "recipe_sha256": samples.recipe.hash, "ema": ema or None,
+            "n": len(samples), **samples.recipe.as_json(), "recipe_sha256": samples.recipe.hash, "ema": self._ema(),
             "rounding": rounding, "folder": kept, "kept": samples.kept, "damaged": samples.damaged,
         }  # fmt: skip
 

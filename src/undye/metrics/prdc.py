@@ -4,6 +4,11 @@ A set's manifold is the union of balls about its images, each as large as the di
 of the set. Precision: the share of samples in the reference's manifold; recall: the share of the reference in the
 samples'. Density counts the reference's balls about a sample, over k; coverage is the share of the reference's balls
 that hold a sample. One outlier's large ball raises precision and recall, not density and coverage.
+
+How sure the four are of other samples: precision and density are means over the samples, each by itself. Recall and
+coverage are not: one sample more or less opens or closes balls of the reference for all. What each sample adds to them
+is what would be missing without it (the jackknife, Quenouille 1956; its variance errs on the large side, Efron and
+Stein 1981).
 """
 
 from collections.abc import Callable
@@ -23,19 +28,23 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Prdc:
-    """What each image adds; the four numbers are its means.
+    """What each image adds; the four numbers are means of the first four.
 
     Attributes:
         in_manifold: whether each sample is in the reference's manifold, (n,).
         recalled: whether each reference image is in the samples' manifold, (m,).
         balls: in how many of the reference's balls each sample is, over k, (n,).
         covered: whether each reference image's ball holds a sample, (m,).
+        recall_losses: by how much the recall would fall without each sample, (n,).
+        coverage_losses: by how much the coverage would, (n,).
     """
 
     in_manifold: np.ndarray
     recalled: np.ndarray
     balls: np.ndarray
     covered: np.ndarray
+    recall_losses: np.ndarray
+    coverage_losses: np.ndarray
 
     @property
     def precision(self) -> float:
@@ -88,7 +97,7 @@ def prdc(
     # about the reference's centre the norms are small, and little cancels in |x|^2 + |y|^2 - 2 x.y
     centre = reference.mean(0, dtype=np.float64)
     x, y = features - centre, reference - centre
-    done, total = 0, 2 * n + m
+    done, total = 0, n + 2 * m
 
     def step(rows: int) -> None:
         nonlocal done
@@ -98,36 +107,88 @@ def prdc(
 
     x_2, y_2 = (x * x).sum(1), (y * y).sum(1)
     edge = ROUNDING * max(x_2.max(), y_2.max())
-    own = radii(x, x_2, [k_pr], step)[:, 0] + edge
-    pr, dc = (radii(y, y_2, [k_pr, k_dc], step) + edge).T
-    in_manifold, recalled = np.zeros(n, dtype=bool), np.zeros(m, dtype=bool)
-    balls, covered = np.zeros(n), np.zeros(m, dtype=bool)
-    for i in _slices(n):
-        for j in _slices(m):
+    # without one of its neighbours a sample's ball would reach to the next
+    own, neighbours = nearest_others(x, x_2, min(k_pr + 1, n - 1), step)
+    ball, wider = own[:, k_pr - 1, None] + edge, own[:, -1:] + edge
+    pr, dc = (nearest_others(y, y_2, most, step)[0][:, [k_pr - 1, k_dc - 1]] + edge).T
+    in_manifold, balls, covered = np.zeros(n, dtype=bool), np.zeros(n), np.zeros(m, dtype=bool)
+    recalled, recall_losses, coverage_losses = np.zeros(m, dtype=bool), np.zeros(n), np.zeros(n)
+    for j in _slices(m):
+        recalling, covering = _Holders(n, j), _Holders(n, j)
+        near: list[tuple[np.ndarray, np.ndarray]] = []
+        for i in _slices(n):
             d = squared(x[i], y[j], x_2[i], y_2[j])
             in_manifold[i] |= (d <= pr[j]).any(1)
-            recalled[j] |= (d <= own[i, None]).any(0)
             inside = d <= dc[j]
             balls[i] += inside.sum(1)
-            covered[j] |= inside.any(0)
-        step(i.stop - i.start)
-    return Prdc(in_manifold, recalled, balls / k_dc, covered)
+            covering.add(i, inside)
+            held = d <= ball[i]
+            recalling.add(i, held)
+            rows, columns = np.nonzero((d <= wider[i]) & ~held & (recalling.counts <= 1))
+            near.append((rows + i.start, columns))
+        covered[j], recalled[j] = covering.counts > 0, recalling.counts > 0
+        coverage_losses += covering.losses()
+        rows, columns = (np.concatenate(part) for part in zip(*near, strict=True))
+        recall_losses += recalling.losses(neighbours[rows, :k_pr], columns)
+        step(j.stop - j.start)
+    return Prdc(in_manifold, recalled, balls / k_dc, covered, recall_losses / m, coverage_losses / m)
 
 
-def radii(x: np.ndarray, x_2: np.ndarray, ks: list[int], step: Callable[[int], None]) -> np.ndarray:
-    """The squared distances from each image to its k-th nearest other, (n, len(ks)); equal images count one by one."""
-    most, out = max(ks), np.empty((len(x), len(ks)))
+class _Holders:
+    """Which samples hold the reference images `columns`, as far as it takes to know what is lost without one sample."""
+
+    def __init__(self, n: int, columns: slice):
+        self.n = n
+        self.counts = np.zeros(columns.stop - columns.start, dtype=np.int64)
+        self._sums = self.counts.copy()  # of the holders' numbers: of a single holder its number
+
+    def add(self, rows: slice, held: np.ndarray) -> None:
+        """Some samples more: whether each holds each image."""
+        self.counts += held.sum(0)
+        self._sums += np.arange(rows.start, rows.stop) @ held
+
+    def losses(self, without: np.ndarray | None = None, columns: np.ndarray | None = None) -> np.ndarray:
+        """How many images fewer would be held without each sample, (n,); fewer than none where it is in the way.
+
+        Args:
+            without: (p, k): without any of these k samples another one would hold ...
+            columns: (p,) ... this image.
+        """
+        single, size = np.flatnonzero(self.counts == 1), len(self.counts)
+        lost = self._sums[single] * size + single  # a pair (sample, image) as one number
+        gained = np.empty(0, dtype=np.int64)
+        if without is not None and columns is not None:
+            instead = np.unique(without * size + columns[:, None])
+            lost = np.setdiff1d(lost, instead, assume_unique=True)
+            gained = instead[self.counts[instead % size] == 0]
+        before, after = (np.bincount(pairs // size, minlength=self.n) for pairs in (lost, gained))
+        return (before - after).astype(np.float64)
+
+
+def nearest_others(
+    x: np.ndarray, x_2: np.ndarray, k: int, step: Callable[[int], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Squared distances from each image to its k nearest others, rising, (n, k), and which these are, (n, k).
+
+    Equal images count one by one.
+    """
+    distances, which = np.empty((len(x), k)), np.empty((len(x), k), dtype=np.int64)
     for i in _slices(len(x)):
-        best = np.full((i.stop - i.start, most), np.inf)
+        best, names = np.full((i.stop - i.start, k), np.inf), np.full((i.stop - i.start, k), -1, dtype=np.int64)
         for j in _slices(len(x)):
             d = squared(x[i], x[j], x_2[i], x_2[j])
             if i == j:
                 np.fill_diagonal(d, np.inf)
-            nearest = d if d.shape[1] <= most else np.partition(d, most - 1, axis=1)[:, :most]
-            best = np.sort(np.concatenate([best, nearest], axis=1), axis=1)[:, :most]
-        out[i] = best[:, [k - 1 for k in ks]]
+            found = np.tile(np.arange(d.shape[1]), (len(d), 1))
+            if d.shape[1] > k:
+                found = np.argpartition(d, k - 1, axis=1)[:, :k]
+            both = np.concatenate([best, np.take_along_axis(d, found, 1)], axis=1)
+            numbers = np.concatenate([names, found + j.start], axis=1)
+            order = np.argsort(both, axis=1, kind="stable")[:, :k]
+            best, names = np.take_along_axis(both, order, 1), np.take_along_axis(numbers, order, 1)
+        distances[i], which[i] = best, names
         step(i.stop - i.start)
-    return out
+    return distances, which
 
 
 def squared(x: np.ndarray, y: np.ndarray, x_2: np.ndarray, y_2: np.ndarray) -> np.ndarray:

@@ -88,7 +88,8 @@ def measure(metric: str, sides: Sides, progress: Tick | None = None) -> Measured
         says = f", which brings a bias of about {bias:+.3g}" if bias is not None else ""
         advice = "unbiased, but uncertain" if metric == "kid" else "compare only with numbers of the same n"
         flags.insert(0, f"n = {n:,} is below {ENOUGH:,}{says}: {advice}")
-    entry = {"n": n, "reference_n": len(sides.reference), **measured.entry, "flags": flags}
+    drawn = {"seed": sides.seed, "draw": sides.draw}  # of the bootstrap, of subsets and splits
+    entry = {"n": n, "reference_n": len(sides.reference), **measured.entry, **drawn, "flags": flags}
     return Measured(entry, measured.replicates)
 
 
@@ -158,7 +159,7 @@ def _inception_score(sides: Sides, progress: Tick | None) -> Measured:
 
 def _precision_recall(sides: Sides, progress: Tick | None) -> Measured:
     found = prdc(sides.samples.pooled, sides.reference.pooled, progress=progress)
-    replicates = prdc_replicates(found, sides.weights(), seed=sides.seed)
+    replicates = prdc_replicates(found, sides.weights())
     entry: dict[str, Any] = {
         name: {"value": getattr(found, name), **_interval(replicates.get(name))}
         for name in ("precision", "recall", "density", "coverage")

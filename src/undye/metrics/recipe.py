@@ -16,7 +16,7 @@ from undye.structure import unstructure
 
 FORMAT = 1
 """Of the recipe: a change of its meaning is a change of its hash."""
-_ELSEWHERE = {"n", "first_index", "label", "batch_size", "sampler", "steps", "grid", "seed"}
+_ELSEWHERE = {"n", "first_index", "label", "batch_size", "sampler", "steps", "grid", "times", "seed", "dtype"}
 """Of a request: what does not touch a sample, or is in the recipe by itself."""
 
 
@@ -63,7 +63,7 @@ class Recipe:
             steps=len(times) - 1, grid=request.grid, times=tuple(float(t) for t in times), seed=request.seed,
             labels=None if classes is None else f"i mod {classes}",
             guidance={k: v for k, v in vars(request).items() if k not in _ELSEWHERE},
-            dtype=str(parameter.dtype).removeprefix("torch."), device=parameter.device.type, undye=undye_version(),
+            dtype=_dtype(parameter.dtype, request.dtype), device=parameter.device.type, undye=undye_version(),
         )  # fmt: skip
 
     @property
@@ -75,6 +75,12 @@ class Recipe:
     def as_json(self) -> dict[str, Any]:
         """As plain data."""
         return json.loads(json.dumps({f.name: getattr(self, f.name) for f in fields(self)}, default=repr))
+
+
+def _dtype(weights: torch.dtype, network: str) -> str:
+    """What the weights are in; and what the network computes in, where that was asked to be another."""
+    own = str(weights).removeprefix("torch.")
+    return own if network in (own, "float32") else f"{own}, network in {network}"
 
 
 def model_hash(denoiser: Denoiser) -> str | None:

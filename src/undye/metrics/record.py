@@ -3,6 +3,7 @@
 from typing import Any
 
 from undye.checkpoint.card import Measurement
+from undye.metrics.wording import drawn
 
 QUALITY = {"fid": "FID", "sfid": "sFID", "kid": "KID", "is": "Inception Score", "pr": ""}
 
@@ -57,11 +58,7 @@ def _in_features(metric: str, value: float, error: float | None, entry: dict[str
     recipe = entry["recipe"]
     reference, samples, features = recipe["reference"], recipe["samples"], recipe["features"]
     data = f"{entry['n']:,} samples, {reference['n']:,} images of {reference['name']}"
-    grid = f" ({samples['grid']})" if samples["grid"] else ""
-    how = (
-        f"{samples['sampler']['name']}, {samples['steps']:,} steps{grid}, seed {samples['seed']}, features "
-        f"{features['name']} {features['sha256'][:12]}"
-    )
+    how = f"{drawn(samples)}, features {features['name']} {features['sha256'][:12]}"
     return Measurement(metric=metric, value=value, standard_error=error, data=data, how=how)
 
 

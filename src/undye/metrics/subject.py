@@ -67,12 +67,25 @@ class Subject:
         assert not isinstance(what, np.ndarray)
         path = Path(what)
         foreign = is_foreign(path)
-        folder = path if foreign else find_checkpoint(path)
+        folder = path if foreign else checkpoint_of(path)
         known = {} if foreign else read_about(folder)
         denoiser = load(folder, device, settings, weights)
         chosen = None if foreign else weights
         about = {"checkpoint": str(folder), **known, "weights": chosen, "config": unstructure(denoiser.config)}
         return cls(str(what), denoiser, about=about, weights=chosen)
+
+
+def checkpoint_of(path: Path) -> Path:
+    """The checkpoint folder of what holds no images.
+
+    Raises:
+        UserError: if it holds no model either.
+    """
+    if path.is_dir() and not any((path / name).exists() for name in (CONFIG, "checkpoints")):
+        raise UserError(
+            f"{path} holds neither images nor a model: a run folder has checkpoints/, a checkpoint folder {CONFIG}"
+        )
+    return find_checkpoint(path)
 
 
 def is_images(what: str | PathLike[str] | np.ndarray) -> bool:

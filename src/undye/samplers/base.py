@@ -17,6 +17,10 @@ from undye.denoiser import Denoised
 from undye.diffusion.process import GaussianProcess
 from undye.diffusion.schedule import NoiseSchedule, log_snr
 
+PURE_NOISE = 1e3
+"""The sigma above which x is noise and nothing else. The paper's schedule ends at 160, the cosine one at 20,000, one of
+zero terminal SNR at 1e10: solvers that step in sigma itself cannot start there."""
+
 
 @runtime_checkable
 class DenoiserLike(Protocol):

@@ -13,11 +13,7 @@ from undye.diffusion.prediction import eps_from_x_0
 from undye.diffusion.process import times
 from undye.diffusion.schedule import NoiseSchedule
 from undye.diffusion.score import log_alpha_bar_at_sigma
-from undye.samplers.base import DenoiserLike, Levels, Noise, Sampler, Step, pairs
-
-PURE_NOISE = 1e3
-"""The sigma above which Heun's method takes an Euler step: x is noise there, and a step in sigma would be all of
-sigma's range (the cosine schedule ends at 20,000; the paper's at 80)."""
+from undye.samplers.base import PURE_NOISE, DenoiserLike, Levels, Noise, Sampler, Step, pairs
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ class Euler(Sampler):
 class Heun(Euler):
     """Heun's method of second order: Algorithm 1. Two network calls a step, and one for the last.
 
-    Where a step starts above sigma = 1000 it is Euler's.
+    Where a step starts above sigma = 1000 it is Euler's: a step in sigma would be all of sigma's range.
     """
 
     name: ClassVar[str] = "heun"

@@ -1,7 +1,8 @@
 """A model with a label and a guidance weight filled in: for samplers it is a model without labels."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from math import inf
 
 import numpy as np
 import torch
@@ -17,6 +18,10 @@ from undye.samplers.base import DenoiserLike
 
 Gradient = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, C, H, W), t (B,)) -> the gradient of log p(y | x_t) by x_t, as large as x_t."""
+
+JOINED_UP_TO = 8
+"""Images up to which both predictions of classifier-free guidance are one network call: what a call costs beside its
+arithmetic is then paid once. Above, two calls are as fast or faster (a CPU's caches): docs/log.md has the numbers."""
 
 
 class Conditioned:
@@ -52,10 +57,9 @@ class Conditioned:
 
     def __call__(self, x_t: Float[Tensor, "b c h w"], t: Real[Tensor, " b"]) -> Denoised:
         """The guided prediction."""
-        conditional = self.denoiser(x_t, t, self.label)
         if self.weight == 1 or not bool((guided := self._guided(t)).any()):
-            return conditional
-        null = self.denoiser(x_t, t, None)
+            return self.denoiser(x_t, t, self.label)
+        conditional, null = self._both(x_t, t)
         # x_t = a x_0 + b eps is linear, so mixing both alike keeps it true; x_0 from eps would divide by a
         x_0 = null.x_0 + self.weight * (conditional.x_0 - null.x_0)
         eps = null.eps + self.weight * (conditional.eps - null.eps)
@@ -67,6 +71,16 @@ class Conditioned:
             chosen = guided.to(x_t.device).view(-1, 1, 1, 1)
             x_0, eps = torch.where(chosen, x_0, conditional.x_0), torch.where(chosen, eps, conditional.eps)
         return replace(conditional, x_0=x_0, eps=eps)
+
+    def _both(self, x_t: Tensor, t: Tensor) -> tuple[Denoised, Denoised]:
+        """The predictions with the label and without one."""
+        if len(x_t) > JOINED_UP_TO:
+            return self.denoiser(x_t, t, self.label), self.denoiser(x_t, t, None)
+        null = torch.full_like(self.label, self.config.num_classes or 0)
+        both = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([self.label, null]))
+        halves = {f.name: v.chunk(2) for f in fields(both) if (v := getattr(both, f.name)) is not None}
+        conditional, unconditional = (Denoised(**{k: v[i] for k, v in halves.items()}) for i in range(2))
+        return conditional, unconditional
 
     def _guided(self, t: Tensor) -> Tensor:
         """For each image whether it is guided at its time."""
@@ -149,6 +163,8 @@ def check_guidance(denoiser: Denoiser, weight: float, interval: tuple[float, flo
     """Raise a UserError for guidance that this model, or no model, can give."""
     if weight != 1 and not denoiser.config.null_label:
         raise UserError("this model knows no null label, so there is nothing to guide away from: use guidance 1")
+    if not -inf < weight < inf:
+        raise UserError(f"the guidance weight must be a finite number, got {weight}")
     if interval is not None and not 0 <= interval[0] < interval[1]:
         raise UserError(f"a guidance interval is two sigmas, the lower first, got {interval[0]} and {interval[1]}")
     if not 0 <= rescale <= 1:

@@ -12,7 +12,7 @@ from undye.diffusion.prediction import eps_from_x_0
 from undye.diffusion.process import like, times
 from undye.diffusion.schedule import NoiseSchedule
 from undye.diffusion.score import from_sigma_space, score_from_eps, sigma_at, sigma_space_score, to_sigma_space
-from undye.samplers.base import DenoiserLike, Noise, Sampler, Step, pairs
+from undye.samplers.base import PURE_NOISE, DenoiserLike, Noise, Sampler, Step, pairs
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Langevin(Sampler):
     In sigma space, y = x / sqrt(alpha_bar) = x_0 + sigma eps, a step is y + step_size sigma^2 score + sigma
     sqrt(2 step_size) z, where the score is that of the model's density at this sigma: -eps / sigma, for eps and score
     are the same thing (eps = -sqrt(1 - alpha_bar) score, Ho et al. 2020, section 3.2). y is left as it is where sigma
-    falls to the next level. After the last level the noise that is still there is taken out by x_0's posterior mean.
+    falls to the next level, except from above 1000, where x is. After the last level the noise that is still there is
+    taken out by x_0's posterior mean.
 
     Nothing of the transition probabilities is used, only the score of each level; so this needs finer levels than the
     other samplers: on the oracles its error falls with about the 1/2 to 2/3 power of their number.
@@ -61,7 +62,10 @@ class Langevin(Sampler):
             s_ = times(s, x)
             log_ab = schedule.log_alpha_bar_at(s_)
             sigma = sigma_at(log_ab)
-            y, x_0 = to_sigma_space(x, schedule.log_alpha_bar_at(times(t, x))), x
+            log_ab_t = schedule.log_alpha_bar_at(times(t, x))
+            # pure noise at t is, unscaled, what pure noise at s would be; its y would be far out at a smaller sigma
+            y = to_sigma_space(x, log_ab if sigma_at(log_ab_t)[0] > PURE_NOISE else log_ab_t)
+            x_0 = x
             for _ in range(self.repeats):
                 x = from_sigma_space(y, log_ab)
                 out, x_0 = self.predict_x_0(denoiser, x, s_)

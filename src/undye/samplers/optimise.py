@@ -8,6 +8,7 @@ Last, the order of each step is tried. What a grid is worth is measured on other
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
 
 import torch
 from jaxtyping import Float
@@ -79,10 +80,10 @@ def optimise_grid(
         The grid, or the best known one in its form where the search found none better.
 
     Raises:
-        UserError: for a number of steps outside 2..T.
+        UserError: for a number of steps outside 2..T, or not below the teacher's; for a model that has diverged.
     """
     schedule, tell = denoiser.schedule, progress or (lambda text: None)
-    check_steps(schedule, steps)
+    check_steps(schedule, steps, settings)
     was_training = denoiser.training
     denoiser.eval()
     try:
@@ -95,6 +96,8 @@ def optimise_grid(
             starts = sorted(known, key=lambda k: fitted.distance(k[0], k[2]))
             measured = {i: held_out.distance(s, g) for i, (s, _, g) in enumerate(starts[:3])}
             best_known = min(measured, key=measured.__getitem__)
+            if not measured[best_known] < inf:
+                raise UserError("this model's predictions are not finite numbers: there is nothing to search for")
             first, name, grid = starts[best_known]
             best_name = f"{_words(first)} on {name}"
             tell(f"{steps} steps: {best_name} is {measured[best_known]:.4f} from the many-step solution")
@@ -112,10 +115,17 @@ def optimise_grid(
     )  # fmt: skip
 
 
-def check_steps(schedule: NoiseSchedule, steps: int) -> None:
-    """Raise a UserError for a number of steps that leaves nothing to search."""
-    if not 2 <= steps <= schedule.num_steps:
-        raise UserError(f"a grid to optimise has 2..{schedule.num_steps} steps, got {steps}")
+def check_steps(schedule: NoiseSchedule, steps: int, settings: Settings) -> None:
+    """Raise a UserError for a number of steps that leaves nothing to search, or no better solution to come near to."""
+    if schedule.num_steps < 3:
+        raise UserError(f"there is nothing to optimise: all of this model's steps are {schedule.num_steps}")
+    if not 2 <= steps < schedule.num_steps:
+        raise UserError(f"a grid to optimise has 2..{schedule.num_steps - 1} steps, got {steps}")
+    if steps >= settings.teacher_steps:
+        raise UserError(
+            f"the many-step solution takes {settings.teacher_steps} steps: for a grid of {steps} ask for more of them "
+            "(--teacher-steps)"
+        )
 
 
 @dataclass

@@ -22,7 +22,8 @@ class PredictorCorrector(Sampler):
 
     A corrector's step (Algorithm 5) is x + e score + sqrt(2 e) z with e = 2 (snr |z| / |score|)^2. The paper takes
     means of these norms over the batch; here e has their expectation, |z| / |score| = noise_s, so that a sample does
-    not depend on its batch. No correction follows the last step, which takes the mean.
+    not depend on its batch. Its further factor alpha_s, near 1 where there are 1000 steps, is left out. No correction
+    follows the last step, which takes the mean.
 
     Attributes:
         predictor: "ancestral", with the model's own variance, or "ddim".
