@@ -214,9 +214,18 @@ def plan(denoiser: Denoiser, request: SampleRequest) -> tuple[Sampler, Tensor]:
         sampler, times = choose(denoiser, sampler, request.grid, request.steps)
     else:
         sampler, times = _own_times(denoiser, sampler, request)
+    check_learned(denoiser, sampler)
+    return sampler, times
+
+
+def check_learned(denoiser: DenoiserLike, sampler: Sampler) -> None:
+    """Make sure that a sampler does not ask for a variance that the model has not learned.
+
+    Raises:
+        UserError: if it does.
+    """
     if (kind := getattr(sampler, "variance", None)) in LEARNED and kind != denoiser.config.variance:
         raise UserError(f"this model has not learned a variance of the kind {kind}: choose fixed_small or fixed_large")
-    return sampler, times
 
 
 def _own_times(denoiser: Denoiser, sampler: Sampler | None, request: SampleRequest) -> tuple[Sampler, Tensor]:

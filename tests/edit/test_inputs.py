@@ -5,13 +5,14 @@ import pytest
 import torch
 
 import undye
-from tests.edit.models import GREY, LABELLED, MODEL, images
+from tests.edit.models import GREY, LABELLED, MODEL, images, model, near
 from undye.diffusion.schedule import NoiseSchedule
 from undye.edit.denoise import noise_time
 from undye.edit.grid import times_from
 from undye.edit.inputs import check_mask
 from undye.edit.noise import EditNoise
 from undye.errors import UserError
+from undye.samplers import Ancestral
 
 HOLE = np.zeros((8, 12), bool)
 HOLE[2:5, 3:7] = True
@@ -141,3 +142,28 @@ def test_noise_is_a_name_and_a_count():
     assert not torch.equal(first, second)
     assert torch.equal(other(x[:1])[0], first[1])
     assert not torch.equal(EditNoise(6, [(0, 1)])(x[:1])[0], first[1])
+
+
+def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    denoiser = model()
+    whole = undye.img2img(denoiser, images(5), strength=0.5, steps=3)
+    asked: list[int] = []
+    forward = type(denoiser.network).forward
+
+    def small_memory(self, x, *args):
+        asked.append(len(x))
+        if len(x) > 2:
+            raise MemoryError
+        return forward(self, x, *args)
+
+    monkeypatch.setattr(type(denoiser.network), "forward", small_memory)
+    done: list[tuple[int, int]] = []
+    halves = undye.img2img(denoiser, images(5), strength=0.5, steps=3, progress=lambda *at: done.append(at))
+    assert near(halves, whole)
+    assert asked[:3] == [5, 3, 2]
+    assert done[-1][0] == done[-1][1]
+
+
+def test_a_variance_that_was_not_learned() -> None:
+    with pytest.raises(UserError, match="has not learned"):
+        undye.img2img(model(), images(1), strength=0.5, sampler=Ancestral(variance="learned"))

@@ -72,7 +72,7 @@ def denoise(
         raise UserError("the mean is one image: ask for draws to have variations")
     if steps is not None and not draw:
         raise UserError("the mean takes one network call: steps are for draws")
-    t, chosen = noise_time(denoiser.schedule, sigma / LEVELS), named_sampler(sampler)
+    t, chosen = noise_time(denoiser.schedule, sigma / LEVELS), named_sampler(sampler, denoiser)
     grid = times_from(t, denoiser.schedule.num_steps, steps if draw else 1)
     job = Job(
         denoiser=denoiser, keys=named(len(images), variations), calls=calls_of(chosen, denoiser, grid) if draw else 1,

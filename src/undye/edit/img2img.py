@@ -54,7 +54,7 @@ def img2img(
     """
     x_0 = check_images(denoiser, images)
     check_variations(variations)
-    chosen = named_sampler(sampler)
+    chosen = named_sampler(sampler, denoiser)
     grid = times_from(start_time(strength, denoiser.schedule.num_steps), denoiser.schedule.num_steps, steps)
     job = Job(
         denoiser=denoiser, keys=named(len(images), variations), calls=calls_of(chosen, denoiser, grid),

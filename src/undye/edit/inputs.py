@@ -8,7 +8,8 @@ from torch import Tensor
 from undye.data.pixels import to_signed
 from undye.denoiser import Denoiser
 from undye.errors import UserError
-from undye.samplers import SAMPLERS, DenoiserLike, Sampler
+from undye.samplers import DenoiserLike, Sampler
+from undye.sampling import check_learned, resolve_sampler
 
 
 def check_images(denoiser: Denoiser, images: np.ndarray) -> Float32[Tensor, "n c h w"]:
@@ -77,13 +78,11 @@ def check_seed(seed: int) -> None:
         raise UserError("the seed must lie in 0..2^63-1")
 
 
-def named_sampler(sampler: str | Sampler) -> Sampler:
-    """A sampler by name with its defaults, or the sampler itself."""
-    if isinstance(sampler, Sampler):
-        return sampler
-    if sampler not in SAMPLERS:
-        raise UserError(f"unknown sampler {sampler!r}: choose from {', '.join(SAMPLERS)}")
-    return SAMPLERS[sampler]()
+def named_sampler(sampler: str | Sampler, denoiser: DenoiserLike) -> Sampler:
+    """A sampler by name with its defaults, or the sampler itself; one that the model can be used with."""
+    found = resolve_sampler(sampler)
+    check_learned(denoiser, found)
+    return found
 
 
 def check_time(t: int, num_steps: int) -> int:

@@ -81,7 +81,7 @@ def interpolate(
     default = num_steps if method == "inverted" else max(1, num_steps // 2)
     chosen = [default] if t is None else [t] if isinstance(t, int) else list(t)
     chosen = [check_time(time, num_steps) for time in chosen]
-    down = named_sampler(sampler or "ancestral")
+    down = named_sampler(sampler or "ancestral", denoiser)
     grids = [times_from(time, num_steps, steps) for time in chosen]
     weight = torch.linspace(0, 1, points, dtype=torch.float64)
     keys = [(pair, 0) for pair in range(len(x_a)) for _ in range(points)]
@@ -157,7 +157,7 @@ def interpolate_samples(
     if min(first, second) < 0:
         raise UserError(f"samples are numbered from 0, got {min(first, second)}")
     num_steps = denoiser.schedule.num_steps
-    grid, down = times_from(num_steps, num_steps, steps), named_sampler(sampler)
+    grid, down = times_from(num_steps, num_steps, steps), named_sampler(sampler, denoiser)
     job = Job(
         denoiser=denoiser, keys=[(0, 0)] * points, calls=calls_of(down, denoiser, grid),
         seed=seed, label=label, guidance=guidance, batch_size=batch_size, progress=progress,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from undye.denoiser import Denoised, Denoiser
-from undye.device import default_batch
+from undye.device import fitting_batch, is_out_of_memory
 from undye.edit.inputs import check_seed
 from undye.edit.noise import EditNoise
 from undye.errors import UserError
@@ -46,7 +46,8 @@ class Job:
         seed: with the names, all that is random.
         label: a class for all images, or one for each.
         guidance: weight of classifier-free guidance.
-        batch_size: results at a time; None: by their size. It changes nothing but float32 rounding.
+        batch_size: results at a time; None: by their size and the memory there is. It changes nothing but float32
+            rounding; a batch for which memory does not suffice is made again in halves.
         progress: told of the calls.
 
     Raises:
@@ -66,30 +67,41 @@ class Job:
         """`edit(model, noise, *parts)` for batches of the inputs, which have a row per result; float32 on the CPU."""
         check_seed(self.seed)
         labels = self._labels()
-        size = default_batch(*self.denoiser.config.image_size) if self.batch_size is None else self.batch_size
-        if size < 1:
-            raise UserError(f"the batch size must be at least 1, got {size}")
         # a model without weights (a user's own module may be one) computes in float32 on the CPU
         weights = next(self.denoiser.parameters(), torch.empty(0))
-        done, total = 0, len(self.keys) * self.calls
+        size = self.batch_size
+        if size is None:
+            size = fitting_batch(self.denoiser.config.image_size, weights.device)
+        if size < 1:
+            raise UserError(f"the batch size must be at least 1, got {size}")
+        start, total = 0, len(self.keys) * self.calls
         results, was_training = list[Tensor](), self.denoiser.training
         self.denoiser.eval()
         try:
-            for start in range(0, len(self.keys), size):
-                keys = self.keys[start : start + size]
+            while start < len(self.keys):
+                keys, made = self.keys[start : start + size], 0
                 model: DenoiserLike = self.denoiser
                 if labels is not None:
                     model = Conditioned(self.denoiser, labels[start : start + size].to(weights.device), self.guidance)
 
-                def called(count: int = len(keys)) -> None:
-                    nonlocal done
-                    done += count
+                def called(before: int = start * self.calls, count: int = len(keys)) -> None:
+                    nonlocal made
+                    made += count
                     if self.progress is not None:
-                        self.progress(min(done, total), total)
+                        self.progress(min(before + made, total), total)
 
                 parts = [_like(part[start : start + size], weights) for part in inputs]
-                with torch.no_grad():
-                    results.append(edit(Counted(model, called), EditNoise(self.seed, keys), *parts).float().cpu())
+                try:
+                    with torch.no_grad():
+                        results.append(edit(Counted(model, called), EditNoise(self.seed, keys), *parts).float().cpu())
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    if len(keys) == 1:
+                        raise UserError("there is not enough memory for a single image: use another --device") from None
+                    size = (len(keys) + 1) // 2
+                    continue
+                start += len(keys)
         finally:
             self.denoiser.train(was_training)
         return torch.cat(results)
