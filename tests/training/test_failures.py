@@ -38,6 +38,7 @@ from undye.training.plan import newest_whole
 from undye.training.run import RunConfig
 from undye.training.saver import forget_damaged
 from undye.training.session import Interrupted, run
+from undye.world import LOST, World
 
 Listen = Callable[[Event], None]
 
@@ -345,6 +346,18 @@ def test_a_hundred_skipped_steps_in_a_row_end_the_run(
 
 
 # --- the run's folder -------------------------------------------------------------------------------------------------
+
+
+def test_a_lost_process_is_told_alike_wherever_it_is_noticed(
+    quiet: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise UserError(f"{LOST} (Connection reset by peer)")
+
+    listener = at_step(6, lambda: monkeypatch.setattr(World, "gather", lost))
+    with pytest.raises(UserError, match=r"another process .* with --resume; the last good .*/4$") as error:
+        run(quiet, tmp_path / "run", listeners=[listener])
+    one_line(error)
 
 
 def test_two_runs_into_one_folder(data: Path, tmp_path: Path) -> None:

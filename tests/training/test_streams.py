@@ -1,5 +1,8 @@
 """Training from a stream: the same run whether it is stopped or not, by one process or two."""
 
+import os
+import signal
+import threading
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -24,12 +27,12 @@ from tests.training.harness import (
 )
 from tests.training.test_processes import EXACT, assert_close
 from undye.checkpoint.native import find_checkpoint, load_train_state
-from undye.data.hub_stream import HubStream
+from undye.data.hub_stream import HubStream, StreamError
 from undye.data.stream import StreamSource
 from undye.errors import UserError
-from undye.training.events import Event, Notice, Started, StepDone
+from undye.training.events import Event, Finished, Notice, Saved, Started, StepDone
 from undye.training.run import RunConfig
-from undye.training.session import run
+from undye.training.session import Interrupted, run
 from undye.training.stream_batches import StreamBatches
 
 datasets = pytest.importorskip("datasets")
@@ -152,6 +155,40 @@ def test_what_a_stream_cannot_do(streamed: RunConfig, tmp_path: Path, change: di
     with pytest.raises(UserError, match=words):
         run(replace(streamed, **parts), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_signal_is_heard_while_rows_are_waited_for(
+    streamed: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr("undye.data.blocks.PATIENCE", 0.1)
+    training = replace(streamed.training, workers=workers, prefetch=1)
+    streamed = replace(streamed, training=training, checkpoint=replace(streamed.checkpoint, every=2))
+    run(streamed, tmp_path / "whole")
+    for n, out in ((0, "first"), (17, "early"), (40, "later")):
+        heard: list[Event] = []
+        go_on, rows, left = threading.Event(), HubStream.rows, iter(range(n))
+
+        def stalling(self, shard, start=0, rows=rows, left=left, go_on=go_on):
+            for row in rows(self, shard, start):
+                if threading.current_thread() is not threading.main_thread() and next(left, None) is None:
+                    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+                    go_on.wait(60)
+                    raise StreamError("given up")
+                yield row
+
+        with monkeypatch.context() as patch:
+            patch.setattr(HubStream, "rows", stalling)
+            with pytest.raises(Interrupted):
+                run(streamed, tmp_path / out, listeners=[heard.append])
+        go_on.set()
+        ends = [event for event in heard if isinstance(event, Finished)]
+        saved = [event.step for event in heard if isinstance(event, Saved)]
+        assert [end.completed for end in ends] == [False]
+        assert saved == sorted(set(saved)), "each once"
+        assert ends[0].step == max(saved, default=0)
+        run(streamed, tmp_path / out, resume=True)
+        assert_same_tensors(tmp_path / "whole", tmp_path / out)
 
 
 def test_killed_again_and_again(folder: Path, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The blocks of a stream one after another, read in the background: while one is in use, the next one is read."""
 
 import threading
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from itertools import islice
 
@@ -10,6 +10,11 @@ import numpy as np
 
 from undye.data.hub_stream import HubStream, Row, StreamError
 from undye.data.stream_order import StreamOrder
+
+LISTENS = 0.05
+"""Seconds between two looks around while a block is waited for."""
+PATIENCE = 5.0
+"""Seconds that a row which is being read may take when nobody wants it any more."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +93,14 @@ def _epoch(stream: HubStream, order: StreamOrder, epoch: int, skip: int, stopped
 class BlockReader:
     """Hands out rows by their place, for places that only grow; two blocks are held, and what the callers keep."""
 
-    def __init__(self, stream: HubStream, order: StreamOrder, place: int) -> None:
-        """Begins to read at the block with `place`."""
+    def __init__(
+        self, stream: HubStream, order: StreamOrder, place: int, waiting: Callable[[], None] | None = None
+    ) -> None:
+        """Begins to read at the block with `place`; `waiting` is called now and then while a block is waited for."""
+        self._waiting = waiting
         self._stopped = threading.Event()
         self._blocks = read_blocks(stream, order, place, self._stopped)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="undye-stream")
-        self._next: Future[Block] = self._pool.submit(next, self._blocks)
+        self._begin_next()
         self._block: Block | None = None
         self.read = 0  # rows in the blocks that were begun
 
@@ -101,17 +108,33 @@ class BlockReader:
         """The block with a place; waits until it is read.
 
         Raises:
-            StreamError: see `read_blocks`.
+            StreamError: see `read_blocks`; and whatever `waiting` raises, which ends the wait.
         """
         while self._block is None or place >= self._block.end:
             self._block = None  # before the wait: no more than two are held
+            while self._waiting is not None and not wait([self._next], LISTENS).done:
+                self._waiting()
             self._block = self._next.result()
             self.read += len(self._block.rows)
-            self._next = self._pool.submit(next, self._blocks)
+            self._begin_next()
         return self._block
 
     def close(self) -> None:
-        """Ends the reading."""
+        """Ends the reading; a row that hangs, on a network that does, is left to itself."""
         self._stopped.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._blocks.close()  # or the library's readers would be left open until the interpreter ends
+        self._thread.join(PATIENCE)
+        if not self._thread.is_alive():
+            self._blocks.close()  # or the library's readers would be left open until the interpreter ends
+
+    def _begin_next(self) -> None:
+        self._next: Future[Block] = Future()
+        # a daemon, and no pool: the end of the process would wait for the threads of one
+        self._thread = threading.Thread(target=_read, args=(self._blocks, self._next), name="undye-stream", daemon=True)
+        self._thread.start()
+
+
+def _read(blocks: Iterator[Block], into: Future[Block]) -> None:
+    try:
+        into.set_result(next(blocks))
+    except BaseException as error:
+        into.set_exception(error)

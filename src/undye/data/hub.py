@@ -7,7 +7,6 @@ A stream (`hf-stream:`) has no such access, only shards that are read from their
 order made for that (`stream.py`, `stream_order.py`), or be packed (`undye data pack hf-stream:NAME ...`).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +29,14 @@ _SAVED = ("state.json", "dataset_dict.json")
 
 @dataclass(frozen=True)
 class HubName:
-    """What `hf:...` says. path: the hub's name, or a folder."""
+    """What `hf:...` says. path: the hub's name, or a folder; prefix: `hf:` or `hf-stream:`."""
 
     path: str
     split: str | None = None
     image: str | None = None
     label: str | None = None
     config: str | None = None
+    prefix: str = HUB
 
 
 def parse_hub_name(text: str) -> HubName:
@@ -56,7 +56,8 @@ def parse_hub_name(text: str) -> HubName:
             f"cannot read {show_path(text)}: write hf:NAME, hf:NAME:SPLIT or "
             f"hf:NAME:SPLIT?image=COLUMN&label=COLUMN&config=NAME"
         )
-    return HubName(path, split or None, options.get("image"), options.get("label"), options.get("config"))
+    prefix = HUB_STREAM if text.startswith(HUB_STREAM) else HUB
+    return HubName(path, split or None, options.get("image"), options.get("label"), options.get("config"), prefix)
 
 
 def with_absolute_folder(text: str) -> str:
@@ -106,29 +107,6 @@ class HubMembers(Members):
         return encoded(self._rows[index][self._column])
 
 
-def stream_rows(name: HubName, split: str) -> tuple[Iterator[tuple[Path | bytes | None, Any]], tuple[str, ...] | None]:
-    """(encoded image or None, label or None) of each row of a stream, once, in its order; the names of the classes.
-
-    Raises:
-        UserError: as `HubMembers`.
-    """
-    table = load_table(name, name.split or split, streaming=True)
-    if table.features is None:
-        raise UserError(f"{show_path(name.path)} does not say what its columns are: load it whole, with hf:")
-    column, label = find_columns(name, table.features)
-    class_names = None if label is None else getattr(table.features[label], "names", None)
-
-    def rows() -> Iterator[tuple[Path | bytes | None, Any]]:
-        for row in undecoded(table, column):
-            try:
-                image = encoded(row[column])
-            except BadImageError:
-                image = None
-            yield image, None if label is None else row[label]
-
-    return rows(), None if class_names is None else tuple(map(show_path, class_names))
-
-
 def encoded(value: Any) -> Path | bytes:
     """What an undecoded image of `datasets` holds: bytes, or else a path.
 
@@ -164,7 +142,7 @@ def find_columns(name: HubName, features: Any) -> tuple[str, str | None]:
         images = [name.image]
     if len(images) != 1:
         what = "no column of images" if not images else f"{len(images)} columns of images"
-        choose = f"; choose one: {HUB}{shown}?image={show_path(images[0])}" if images else ""
+        choose = f"; choose one: {name.prefix}{shown}?image={show_path(images[0])}" if images else ""
         raise UserError(f"{shown} has {what} (columns: {columns}){choose}")
     if name.label is not None:
         return images[0], name.label
@@ -176,6 +154,17 @@ def find_columns(name: HubName, features: Any) -> tuple[str, str | None]:
         usual = [column for column in _LABEL_NAMES if column in classes]
         classes = usual[:1]
     return images[0], classes[0] if classes else None
+
+
+def check_classes(shown: str, features: Any, column: str) -> None:
+    """Make sure that a column holds classes.
+
+    Raises:
+        UserError: it holds something else than whole numbers.
+    """
+    kind = str(getattr(features[column], "dtype", features[column]))
+    if not kind.startswith(("int", "uint")):
+        raise UserError(f"the column {show_path(column)} of {shown} holds {kind}: classes are whole numbers")
 
 
 class _FingerprintStamp(Stamp):
@@ -216,7 +205,7 @@ def load_table(name: HubName, split: str, streaming: bool) -> Any:
     if isinstance(found, dict):
         if split not in found:
             have = ", ".join(show_path(str(key)) for key in found)
-            raise UserError(f"{shown} has no split {show_path(split)}: it has {have}; write {HUB}{shown}:SPLIT")
+            raise UserError(f"{shown} has no split {show_path(split)}: it has {have}; write {name.prefix}{shown}:SPLIT")
         found = found[split]
     elif name.split is not None:
         raise UserError(f"{shown} has no splits: leave :{show_path(name.split)} out")
@@ -235,10 +224,10 @@ def undecoded(table: Any, column: str) -> Any:
 def _labels(name: str, table: Any, column: str) -> tuple[np.ndarray, tuple[str, ...]]:
     from undye.data.arrays import MAX_CLASSES
 
-    labels = np.asarray(table.with_format("numpy")[column][:])
-    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
-        raise UserError(f"the column {show_path(column)} of {name} holds {labels.dtype}: classes are whole numbers")
+    check_classes(name, table.features, column)
+    labels = table.with_format("arrow")[column][:].fill_null(-1).to_numpy()
     if labels.min() < -1 or labels.max() >= MAX_CLASSES:
         raise UserError(f"the column {show_path(column)} of {name} goes from {labels.min()} to {labels.max()}")
     names = getattr(table.features[column], "names", None) or [str(k) for k in range(labels.max() + 1)]
+    labels = np.where(labels < len(names), labels, -1)  # the library does not look: what is none of the classes is none
     return labels.astype(np.int64), tuple(map(show_path, names))

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from undye.data.arrays import MAX_CLASSES
 from undye.data.colour import BadImageError
-from undye.data.hub import encoded, find_columns, load_table, parse_hub_name, undecoded
+from undye.data.hub import check_classes, encoded, find_columns, load_table, parse_hub_name, undecoded
 from undye.data.report import show_path
 from undye.errors import UserError
 
@@ -21,7 +22,7 @@ class StreamError(UserError):
 
 @dataclass(frozen=True)
 class Row:
-    """One row. image: encoded, or why there is none; label: its class, or None; shard, number: where it stands."""
+    """One row. image: encoded, or why it is of no use; label: its class, or None; shard, number: where it stands."""
 
     image: Path | bytes | BadImageError
     label: int | None
@@ -35,14 +36,15 @@ class HubStream:
     Attributes:
         name: for messages.
         shards: how many there are.
-        class_names: None without classes, or where they are not asked for.
+        labels: whether the rows have classes, and these are asked for.
+        class_names: None without classes, or where they have no names.
     """
 
     def __init__(self, text: str, split: str, labels: bool) -> None:
         """Opens `hf-stream:...`; its first bytes are read only when rows are.
 
         Raises:
-            UserError: it cannot be had, its columns are not known or not found, or its classes have no names.
+            UserError: it cannot be had, its columns are not known or not found, or its classes are no whole numbers.
         """
         name = parse_hub_name(text)
         self.name = show_path(text)
@@ -55,13 +57,10 @@ class HubStream:
         self._label = label if labels else None
         self.class_names: tuple[str, ...] | None = None
         if self._label is not None:
-            names = getattr(table.features[self._label], "names", None)
-            if not names:
-                raise UserError(
-                    f"the column {show_path(self._label)} of {self.name} does not say which classes there are, and a "
-                    "stream has to: leave --labels out, or load it whole, with hf:"
-                )
-            self.class_names = tuple(map(show_path, names))
+            check_classes(self.name, table.features, self._label)
+            if names := getattr(table.features[self._label], "names", None):
+                self.class_names = tuple(map(show_path, names))
+        self.labels = self._label is not None
         columns = [self._column] if self._label is None else [self._column, self._label]
         self._table = undecoded(table.select_columns(columns), self._column)
         self.shards = int(getattr(self._table, "num_shards", None) or self._table.n_shards)
@@ -76,7 +75,7 @@ class HubStream:
         try:
             table = self._table.shard(num_shards=self.shards, index=shard)
             for row in table.skip(start) if start else table:
-                yield Row(_image(row[self._column]), self._class(row), shard, number)
+                yield self._row(row, shard, number)
                 number += 1
         # the network's errors, Arrow's and its own, under many names; not what is thrown in to close a generator
         except Exception as error:
@@ -87,9 +86,17 @@ class HubStream:
         """What a person would call a row."""
         return f"row {number}" if self.shards == 1 else f"shard {shard} row {number}"
 
-    def _class(self, row: dict[str, Any]) -> int | None:
-        label = None if self._label is None else row[self._label]
-        return None if label is None or label < 0 else int(label)
+    def _row(self, row: dict[str, Any], shard: int, number: int) -> Row:
+        image = _image(row[self._column])
+        if self._label is None:
+            return Row(image, None, shard, number)
+        label = row[self._label]
+        if label is None or label < 0:
+            return Row(BadImageError("no label in this row"), None, shard, number)
+        classes = MAX_CLASSES if self.class_names is None else len(self.class_names)
+        if label >= classes:
+            return Row(BadImageError(f"the label {label} is none of the {classes} classes"), None, shard, number)
+        return Row(image, int(label), shard, number)
 
 
 def _image(value: Any) -> Path | bytes | BadImageError:

@@ -11,6 +11,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from undye.data.arrays import check_labels
 from undye.data.colour import BadImageError, TooSmallError, to_channels
 from undye.data.decode import read_header, read_pixels, reason
 from undye.data.encoded_source import EncodedSource
-from undye.data.hub import parse_hub_name, stream_rows
+from undye.data.hub_stream import HubStream
 from undye.data.load import load_images
 from undye.data.name_list import NameList
 from undye.data.names import HUB_STREAM
@@ -162,36 +163,39 @@ def _pack_stream(
     progress: Progress | None,
 ) -> Packed:
     """A stream is read once: its first image says the size if none is asked for; the channels are 3 unless asked."""
-    rows, class_names = stream_rows(parse_hub_name(data), split)
+    stream = HubStream(data, split, with_labels)
     channels = channels or 3
     bad: list[BadFile] = []
-    labels: list[Any] = []
+    labels: list[int | None] = []
     names: list[str] = []
-    classes = json.dumps(class_names)
+    classes = json.dumps(stream.class_names)
+    rows = chain.from_iterable(map(stream.rows, range(stream.shards)))
     with atomic_path(target, durable=True) as temporary, TensorWriter(temporary, 2**20 + 2 * len(classes)) as writer:
-        for number, (image, label) in enumerate(rows):
+        for number, row in enumerate(rows):
             try:
-                if image is None:
-                    raise BadImageError("no image in this row")
-                header = read_header(image)
+                if isinstance(row.image, BadImageError):
+                    raise row.image
+                header = read_header(row.image)
                 size = size or header.size
                 check_large_enough(header.size, size, upscale)
-                writer.append(to_channels(read_pixels(image, size), channels))
+                writer.append(to_channels(read_pixels(row.image, size), channels))
             except (BadImageError, OSError) as error:
                 bad.append(BadFile(Path(f"row {number}"), reason(error), isinstance(error, TooSmallError)))
                 continue
             names.append(f"row {number}")
-            labels.append(label)
+            labels.append(row.label)
             if progress is not None:
                 progress(len(names), 0)
+        if not names and not bad:
+            raise UserError(f"{stream.name} has no rows")
         report = LoadReport(len(names) + len(bad), tuple(bad))
         report.check(max_bad_fraction)
         assert size is not None
         writer.finish("images", np.uint8, (len(names), *size, channels))
-        if with_labels and labels[0] is not None:
+        if stream.labels:
             numbers = check_labels(show_path(data), np.array(labels), len(names))
             writer.add("labels", numbers)
-            classes = classes if class_names else json.dumps([str(k) for k in range(numbers.max() + 1)])
+            classes = classes if stream.class_names else json.dumps([str(k) for k in range(numbers.max() + 1)])
         _finish(writer, NameList.of(names), show_path(data), classes)
     return _packed(target, report, writer)
 

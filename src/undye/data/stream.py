@@ -6,7 +6,7 @@ and brings its own class along: the same one in every run.
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
@@ -60,9 +60,14 @@ class StreamSource(ImageSource):
             max_bad_fraction: of the images read so far.
 
         Raises:
-            UserError: it has no rows, or none of the first holds an image.
+            UserError: it has no rows, none of the first holds an image, or its classes have no names.
             StreamError: it breaks off.
         """
+        if stream.labels and stream.class_names is None:
+            raise UserError(
+                f"the labels of {stream.name} do not say which classes there are, and those of a stream have to: leave "
+                "--labels out, or load it whole, with hf:"
+            )
         self.name, self.class_names = stream.name, stream.class_names
         self._stream, self._upscale, self._max_bad_fraction = stream, upscale, max_bad_fraction
         self.counts: list[int | None] = [None] * stream.shards
@@ -108,9 +113,9 @@ class StreamSource(ImageSource):
         """The order of a run."""
         return StreamOrder(seed, block, self.counts)
 
-    def reader(self, order: StreamOrder, place: int) -> BlockReader:
-        """Reads from a place of the run on."""
-        return BlockReader(self._stream, order, place)
+    def reader(self, order: StreamOrder, place: int, waiting: Callable[[], None] | None = None) -> BlockReader:
+        """Reads from a place of the run on; see `BlockReader`."""
+        return BlockReader(self._stream, order, place, waiting)
 
     def saw(self, rows: int) -> None:
         """Note that this process has read so many rows in all: what the number of bad ones is measured by.
@@ -148,8 +153,6 @@ class StreamSource(ImageSource):
     def _pixels(self, row: Row, at: Place) -> UInt8[np.ndarray, "h w c"]:
         if isinstance(row.image, BadImageError):
             raise row.image
-        if self.class_names is not None and row.label is None:
-            raise BadImageError("no label in this row")
         if not self._upscale:
             check_large_enough(read_header(row.image).size, self.image_size, upscale=False)
         return to_channels(read_pixels(row.image, self.image_size, at), self.channels)

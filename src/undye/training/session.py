@@ -84,7 +84,7 @@ class Interrupted(Exception):
 
 
 class SignalFirst(Exception):
-    """What was being drawn or measured is left, for a signal waits."""
+    """What was being drawn, measured or waited for is left, for a signal waits."""
 
 
 def run(
@@ -167,6 +167,7 @@ class _Session:
             self.trainer.total_steps = None
             self.planner = BudgetPlanner(self.config.budget_seconds, self.config.training.warmup, spent)
         self.spent = spent
+        self.saved = self.trainer.step  # the step of the newest checkpoint, and 0, of which there is none
 
     def _model(self, config: RunConfig, new: bool) -> tuple[RunConfig, Denoiser]:
         if new:
@@ -232,7 +233,9 @@ class _Session:
             "tell": self._tell_bad,
         }
         if isinstance(source, StreamSource):
-            return StreamBatches(source=source, **settings, block=training.shuffle_block)
+            # several processes would have to agree first, at a step that all of them take
+            waiting = self.give_way if self.world.size == 1 else None
+            return StreamBatches(source=source, **settings, block=training.shuffle_block, waiting=waiting)
         return BatchStream(source=source, **settings)
 
     def _tell_bad(self, line: str) -> None:
@@ -273,6 +276,10 @@ class _Session:
                 return self.loop(stop)
         except (RuntimeError, MemoryError, OSError) as error:
             raise self.explained(error) from error
+        except UserError as error:
+            if str(error).startswith(LOST):
+                raise self.lost() from error
+            raise
         finally:
             self.saver.close()  # what is being written is finished, whatever happens
 
@@ -280,6 +287,13 @@ class _Session:
         """The steps; returns the final checkpoint."""
         trainer = self.trainer
         trainer.flag = lambda: stop.received or 0
+        try:
+            return self._loop()
+        except SignalFirst:  # while images were waited for, between two steps
+            raise self.stopped(trainer.flag()) from None
+
+    def _loop(self) -> Path:
+        trainer = self.trainer
         for event in self._steps():
             self.emit(event)
             done = trainer.total_steps is not None and trainer.step >= trainer.total_steps
@@ -289,16 +303,21 @@ class _Session:
             # several processes stop together, at the step at which all of them have heard of it
             received = event.flag if self.world.size > 1 else trainer.flag()
             if received and not done:
-                self.save()
-                self.tell_saved(wait=True)
-                self.world.wait()
-                self.emit(Finished(trainer.step, False, self.window.elapsed()))
-                raise Interrupted(Signals(received))
+                raise self.stopped(received)
             self.after_step(done)
             self.tell_saved(wait=done)
         self.world.wait()
         self.emit(Finished(trainer.step, True, self.window.elapsed()))
         return self.saver.path(trainer.step)
+
+    def stopped(self, received: int) -> Interrupted:
+        """Save what was not saved yet, and end the run for a signal."""
+        if self.trainer.step != self.saved:
+            self.save()
+        self.tell_saved(wait=True)
+        self.world.wait()
+        self.emit(Finished(self.trainer.step, False, self.window.elapsed()))
+        return Interrupted(Signals(received))
 
     def _steps(self) -> Iterator[StepDone]:
         try:
@@ -346,8 +365,12 @@ class _Session:
                 "on with --resume"
             )
         if self.world.size > 1 and any(word in text for word in ("onnection", "gloo", "NCCL")):
-            return UserError(f"{LOST} with --resume; {last_good(self.folder)}")
+            return self.lost()
         return error
+
+    def lost(self) -> UserError:
+        """Another process is gone, wherever that was noticed."""
+        return UserError(f"{LOST} with --resume; {last_good(self.folder)}")
 
     def after_step(self, done: bool) -> None:
         """Whatever is due after a step: the plan of a budget, a grid, a checkpoint."""
@@ -499,6 +522,7 @@ class _Session:
         if not self.world.is_main and not self.trainer.spread:
             return
         trainer = self.trainer
+        self.saved = trainer.step
         tensors, weights = trainer.state_tensors(), trainer.ema_weights()
         if not self.world.is_main:
             return

@@ -23,10 +23,12 @@ class StreamBatches(BatchStream):
     Attributes:
         source: a `StreamSource`.
         block: rows that are shuffled together.
+        waiting: called now and then while rows are waited for; what it raises ends the batches.
     """
 
     source: StreamSource  # pyrefly: ignore
     block: int
+    waiting: Callable[[], None] | None = None
     _order: StreamOrder = field(init=False)
 
     def __post_init__(self) -> None:
@@ -49,7 +51,7 @@ class StreamBatches(BatchStream):
 
     @contextmanager
     def _parts(self, step: int) -> Iterator[Part]:
-        reader = self.source.reader(self._order, step * self.batch_size)
+        reader = self.source.reader(self._order, step * self.batch_size, self.waiting)
         try:
             yield partial(self._part, reader)
         finally:
