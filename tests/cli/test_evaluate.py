@@ -94,6 +94,34 @@ def test_compare(place, tmp_path, capsys):
     assert len(report["models"]) == 3
 
 
+def test_compare_likelihoods(place, tmp_path, capsys):
+    out = tmp_path / "c.json"
+    args = ["compare", place / "model", place / "classes", "--data", place / "data.npz", "--metrics", "nll", "ode"]
+    args += ["--n", 6, "--steps", 5, "--grid", "quadratic", "--clip", "True", "--variance", "fixed_large"]
+    args += ["--tolerance", 0.1, "--sigma-min", 0.01, "--repeats", 2, "--seed", 3, "--device", "cpu", "--out", out]
+    assert run(*args, "--draws", 2) == 0
+    text = capsys.readouterr().out
+    assert "NLL, ODE: bits/dim of 6 of 60 images of " in text
+    assert "paired)" in text
+    for found in json.loads(out.read_text())["models"]:
+        nll, ode = found["metrics"]["nll"], found["metrics"]["ode"]
+        assert {"n": 6, "steps": 5, "grid": "quadratic", "draws": 2, "seed": 3}.items() <= nll.items()
+        assert {"clip": True, "variance": "fixed_large"}.items() <= nll.items()
+        assert {"n": 6, "repeats": 2, "tolerance": 0.1, "sigma_min": 0.01}.items() <= ode.items()
+    assert run(*args, "--exact") == 0
+    assert json.loads(out.read_text())["models"][0]["metrics"]["nll"]["exact"]
+
+
+def test_compare_tells_models_the_classes(place, tmp_path, capsys):
+    data, out = tmp_path / "labelled.npz", tmp_path / "c.json"
+    np.savez(data, images=pixels(6), labels=np.arange(6) % 3)
+    args = ["compare", place / "classes", place / "classes", "--data", data, "--metrics", "nll", "--out", out]
+    assert run(*args, "--labels", "auto", "--device", "cpu") == 0
+    report = json.loads(out.read_text())
+    assert [m["data"]["labels"] for m in report["models"]] == [True, True]
+    assert report["numbers"]["nll"]["models"][1]["to_first"]["value"] == 0
+
+
 def test_a_metric_that_fails_after_others(place, tmp_path, capsys):
     out = tmp_path / "r.json"
     args = ["eval", place / "model", "--data", place / "data.npz", "--metrics", "kid", "pr", "--n", 5]
@@ -138,10 +166,18 @@ def test_wrong_calls(place, tmp_path, monkeypatch, capsys, args, says):
     [
         (["made.npz"], "at least two"),
         (["made.npz", "nowhere"], "nowhere"),
-        (["made.npz", "dark.npz", "--metrics", "nll"], "nll"),
         (["made.npz", "dark.npz", "--out", "x.txt"], ".json"),
+        (["model", "dark.npz", "--metrics", "kid", "nll"], "dark.npz holds images: leave it out, or compare"),
+        (["model", "model", "--metrics", "rate-distortion"], "'nll', 'ode', 'fid', 'kid', 'is', 'pr', 'sfid'"),
+        (["model", "model", "--metrics", "fid", "--draws", "3"], "--draws is for nll"),
+        (["model", "model", "--metrics", "fid", "--exact"], "--exact is for nll"),
+        (["model", "model", "--metrics", "kid", "nll", "--sigma-min", "1"], "--sigma-min is for ode"),
+        (["model", "model", "--metrics", "fid", "--labels", "auto"], "--labels is for nll, ode"),
+        (["model", "model", "--metrics", "nll"], "--features is for fid"),
+        (["model", "model", "--metrics", "kid", "nll", "--exact", "--draws", "3"], "leave one of them out"),
     ],
 )
-def test_wrong_comparisons(place, monkeypatch, capsys, args, says):
+def test_wrong_comparisons(place, tmp_path, monkeypatch, capsys, args, says):
     monkeypatch.chdir(place)
     assert says in fails(capsys, "compare", *args, "--data", "data.npz", "--features", "0")
+    assert not (tmp_path / "cache" / "samples").exists(), "nothing was drawn"

@@ -5,12 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import undye
 from undye.checkpoint.native import save
 from undye.cli.eval_table import compare_table
 from undye.metrics import quality
+from undye.metrics.bootstrap import resample_weights
 from undye.metrics.findings import UnfinishedReport
+from undye.metrics.intervals import Replicates, difference
+from undye.world import World
 
 from .features import Projections
 from .test_nll import model, pixels
@@ -88,7 +92,12 @@ def test_each_side_is_what_evaluate_says(tmp_path):
     ("models", "options", "says"),
     [
         ([pixels(60)], {}, "at least two"),
-        ([pixels(60), pixels(60)], {"metrics": ["nll"]}, "not by nll"),
+        ([pixels(60), pixels(60)], {"metrics": ["kid", "nll"]}, r"nll is what a model says .* array \(1\) holds"),
+        ([model(), "no/such/model"], {"metrics": ["nll"]}, "no model at no/such/model"),
+        ([model(), model()], {"metrics": ["rate-distortion"]}, "by nll, ode, fid, kid, is, pr, sfid, not by rate-d"),
+        ([model(), model()], {"metrics": ["nll", "fid-per-class"]}, "not by fid-per-class"),
+        ([model(), model()], {"metrics": ["nll"], "draws": 0}, "at least 1"),
+        ([model(), model()], {"metrics": ["ode"], "tolerance": 0.0}, "tolerance above 0"),
         ([pixels(60), "no/such/model"], {}, "no model at no/such/model"),
         ([pixels(60), pixels(60)], {"features": "no-such"}, "no-such"),
         ([pixels(60), pixels(60)], {"metrics": ["fit"]}, "not by fit"),
@@ -136,3 +145,114 @@ def test_equals_are_seldom_called_different_in_recall_and_coverage(reference):
             rows = report["numbers"][number]["models"]
             called[number] = count + any(r["to_best"] is not None and r["to_best"]["real"] for r in rows)
     assert max(called.values()) <= 3, "one of twenty, with a standard error of one"
+
+
+def spoiled(by: float = 0.3) -> undye.Denoiser:
+    """The model of the tests, with noise on its weights."""
+    denoiser = model()
+    torch.manual_seed(7)
+    for p in denoiser.parameters():
+        p.data += by * torch.randn_like(p)
+    return denoiser
+
+
+def likelihoods(models, metrics=("nll",), **options) -> dict:
+    return undye.compare(models, pixels(40, 5), metrics, **{"n": 24, "draws": 3, "device": "cpu", **options})
+
+
+@pytest.mark.parametrize("options", [{"metrics": "nll"}, {"metrics": "nll", "draws": None}, {"metrics": "ode", "n": 8}])
+def test_a_model_is_as_likely_as_itself_and_likelier_than_a_spoiled_copy(tmp_path, options):
+    number = options["metrics"]
+    report = likelihoods([model(), model(), spoiled()], **options, tolerance=1e-2, out=tmp_path / "r.json")
+    assert json.loads((tmp_path / "r.json").read_text()) == report
+    assert list(report["numbers"]) == [number]
+    found = report["numbers"][number]
+    assert found["lower_is_better"]
+    assert found["best"] == "model (1)"
+    again, bad = (row(report, number, f"model ({k})")["to_best"] for k in (2, 3))
+    assert (again["value"], again["low"], again["high"], again["real"]) == (0, 0, 0, False)
+    assert again["p_value"] == 1
+    assert bad["real"]
+    assert bad["low"] > 0
+    assert again["paired"]
+    assert bad["paired"]
+    text = "\n".join(compare_table(report))
+    assert f"{number.upper()}: bits/dim of {options.get('n', 24)} of 40 images of array" in text
+    assert f"{number.upper()}: model (3) is worse than model (1) (+" in text
+    assert "model (2) may be as good as model (1)" in text
+
+
+def test_a_likelihood_is_what_evaluate_says_and_its_difference_that_of_the_images():
+    report = likelihoods([model(), spoiled()], seed=3)
+    alone = undye.evaluate(spoiled(), pixels(40, 5), "nll", n=24, draws=3, seed=3, device="cpu")
+    ours, theirs = report["models"][1]["metrics"]["nll"], alone["metrics"]["nll"]
+    assert {k: v for k, v in ours.items() if k != "recipe"} == {k: v for k, v in theirs.items() if k != "recipe"}
+    assert ours["recipe"] == theirs["recipe"]
+    assert "samples" not in report["models"][1]
+    value = row(report, "nll", "model (2)")["value"]
+    assert value == theirs["bits_per_dim"]["total"]["mean"]
+
+    chosen = np.sort(undye.keyed.permutation(40, 3, undye.keyed.Stream.EVAL_IMAGES)[:24])
+    a, b = (undye.bits_per_dim(m, pixels(40, 5)[chosen], draws=3, seed=3).total for m in (model(), spoiled()))
+    found = row(report, "nll", "model (2)")["to_first"]
+    assert found["value"] == pytest.approx((b - a).mean(), rel=1e-9)
+    strays = resample_weights(24, 100, 3) @ (b - a) / 24
+    assert found["standard_error"] == pytest.approx(strays.std(ddof=1), rel=1e-9)
+    apart = difference(*(Replicates(x.mean(), resample_weights(24, 100, 3, k) @ x / 24) for k, x in enumerate((b, a))))
+    assert found["standard_error"] < 0.9 * apart.standard_error, "the images that both find hard cancel"
+
+
+def test_likelihoods_beside_metrics_of_samples(tmp_path):
+    report = undye.compare(
+        [save(tmp_path / "a", model()), save(tmp_path / "b", spoiled())], pixels(60, 5), ["kid", "ode", "nll"],
+        n=20, draws=2, tolerance=1e-2, features=Projections(), sampler="ddim", sample_steps=2, device="cpu",
+    )  # fmt: skip
+    assert list(report["numbers"]) == ["nll", "ode", "kid"]
+    assert all(found["models"][1]["to_first"]["paired"] for found in report["numbers"].values())
+    assert "NLL, ODE: bits/dim of 20 of 60 images of array" in "\n".join(compare_table(report))
+
+
+def test_a_single_image_says_nothing_of_a_difference():
+    report = likelihoods([model(), spoiled()], n=1)
+    worse = next(r for r in report["numbers"]["nll"]["models"] if r["name"] != report["numbers"]["nll"]["best"])
+    assert worse["to_best"] is None
+    assert "cannot be told from" in "\n".join(compare_table(report))
+
+
+def test_a_model_that_has_diverged_leaves_the_others():
+    broken = model()
+    next(broken.parameters()).data.fill_(torch.nan)
+    with pytest.raises(UnfinishedReport, match=r"nll of model \(2\): .*diverged") as raised:
+        likelihoods([model(), broken, spoiled()])
+    report = raised.value.report
+    assert [r["name"] for r in report["numbers"]["nll"]["models"]] == ["model (1)", "model (3)"]
+    assert "! nll of model (2): not measured" in "\n".join(compare_table(report))
+
+
+def test_several_processes_share_the_images():
+    """What the second one has is collected by the first, which alone reports."""
+    sent = []
+
+    class Second(World):
+        def __init__(self):
+            self.rank, self.size, self.device = 1, 2, torch.device("cpu")
+
+        def collect(self, value):
+            sent.append(value)
+
+    class First(World):
+        def __init__(self):
+            self.rank, self.size, self.device = 0, 2, torch.device("cpu")
+
+        def collect(self, value):
+            return [value, sent.pop(0)]
+
+    models = [model(), spoiled()]
+    assert likelihoods(models, n=23, world=Second()) == {}
+    assert [len(part.total) for part in sent] == [12, 12], "the other 11 images of each model are the first process's"
+    both, alone = likelihoods(models, n=23, world=First()), likelihoods(models, n=23)
+    for k in (1, 2):
+        ours, theirs = (row(r, "nll", f"model ({k})") for r in (both, alone))
+        assert ours["value"] == pytest.approx(theirs["value"], rel=1e-5)
+    ours, theirs = (row(r, "nll", "model (2)")["to_first"] for r in (both, alone))
+    assert ours["standard_error"] == pytest.approx(theirs["standard_error"], rel=1e-3)

@@ -5,9 +5,10 @@ from typing import Any
 from undye.metrics.wording import drawn
 
 RATE_ROWS = 10
+LIKELIHOODS = {"nll": "NLL", "ode": "ODE"}
+PRECISION_RECALL = ("precision", "recall", "density", "coverage")
 NAMES = {
-    "fid": "FID", "kid": "KID", "is": "IS", "sfid": "sFID", "precision": "precision", "recall": "recall",
-    "density": "density", "coverage": "coverage",
+    **LIKELIHOODS, "fid": "FID", "kid": "KID", "is": "IS", "sfid": "sFID", **{name: name for name in PRECISION_RECALL},
 }  # fmt: skip
 
 
@@ -39,7 +40,7 @@ def compare_table(report: dict[str, Any]) -> list[str]:
         first = found["models"][0]["name"]
         for row in found["models"]:
             best = row["name"] == found["best"]
-            cells[row["name"], number] = _short(row["value"]) + ("*" if best else "")
+            cells[row["name"], number] = _value(number, row["value"]) + ("*" if best else "")
             if not best:
                 verdicts.append(_verdict(number, row, found["best"], row["to_best"], found["lower_is_better"]))
             if first not in (row["name"], found["best"]) and not best:
@@ -50,7 +51,8 @@ def compare_table(report: dict[str, Any]) -> list[str]:
     for model in report["models"]:
         name = model["name"]
         cell = "".join(cells.get((name, c), "-").rjust(wide[c]) for c in columns)
-        lines.append(f"{name:<{width}}{model['samples']['n']:>8,}{cell}")
+        n = model.get("samples", model["data"])["n"]
+        lines.append(f"{name:<{width}}{n:>8,}{cell}")
         for metric, entry in model["metrics"].items():
             flags |= dict.fromkeys(f"  ! {NAMES.get(metric, metric)} of {name}: {f}" for f in entry.get("flags", ()))
     failed = [f"! {name}: not measured ({why})" for name, why in report.get("failed", {}).items()]
@@ -61,7 +63,17 @@ def compare_table(report: dict[str, Any]) -> list[str]:
     ]
     if verdicts:
         verdicts = ["* the best; the differences, by the bootstrap (95 %):", *verdicts]
-    return [*lines, "", *verdicts, *flags, *failed]
+    return [*lines, *_asked_about(report), "", *verdicts, *flags, *failed]
+
+
+def _asked_about(report: dict[str, Any]) -> list[str]:
+    """What the likelihoods of a comparison are: of the same images for all models."""
+    names = [name for metric, name in LIKELIHOODS.items() if metric in report["numbers"]]
+    if not names:
+        return []
+    data = next(m["data"] for m in report["models"] if LIKELIHOODS.keys() & m["metrics"].keys())
+    what = f"{data['n']:,} of {data['images']:,} images of {data['name']}"
+    return ["", f"{', '.join(names)}: bits/dim of {what}"]
 
 
 def _verdict(number: str, row: dict[str, Any], other: str, d: dict[str, Any] | None, lower: bool) -> str:
@@ -119,7 +131,7 @@ def _quality(found: dict[str, Any]) -> list[str]:
         if metric not in found:
             continue
         entry = head = found[metric]
-        numbers = {metric: entry} if metric != "pr" else {k: entry[k] for k in list(NAMES)[4:]}
+        numbers = {metric: entry} if metric != "pr" else {k: entry[k] for k in PRECISION_RECALL}
         for name, number in numbers.items():
             rows.append(f"  {NAMES[name]:<12}{_short(number['value']):>9}{_interval(number)}")
         if (infinity := entry.get("infinity")) is not None:
@@ -199,6 +211,10 @@ def _interval(number: dict[str, Any]) -> str:
 def _short(value: float) -> str:
     """Four digits that say something; small numbers (KID) keep them."""
     return f"{value:z.3f}" if abs(value) >= 0.1 or abs(value) < 5e-6 else f"{value:.5f}"
+
+
+def _value(number: str, value: float) -> str:
+    return f"{value:.4f}" if number in LIKELIHOODS else _short(value)
 
 
 def _number(estimate: dict[str, float | None]) -> str:

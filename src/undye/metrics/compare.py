@@ -27,7 +27,9 @@ from undye.metrics.versions import versions
 from undye.samplers import Sampler
 from undye.world import World
 
-COMPARED = tuple(m for m in OF_SAMPLES if m != "fid-per-class")
+LIKELIHOODS = ("nll", "ode")
+"""Those that are one number for each image: the rate-distortion curve is not."""
+COMPARED = (*LIKELIHOODS, *(m for m in OF_SAMPLES if m != "fid-per-class"))
 
 
 def compare(
@@ -36,6 +38,14 @@ def compare(
     metrics: str | Sequence[str] = ("fid", "kid"),
     *,
     n: int | None = None,
+    draws: int | None = 16,
+    steps: int | None = None,
+    grid: str = "uniform",
+    clip: bool | None = None,
+    variance: str | None = None,
+    tolerance: float = 1e-3,
+    sigma_min: float = 3e-3,
+    repeats: int = 1,
     sampler: str | Sampler | None = None,
     sample_steps: int | None = None,
     sample_grid: str | None = None,
@@ -59,25 +69,35 @@ def compare(
     """Measure several models or sets of images in the same manner: what `undye compare` does.
 
     Models draw with the same seeds, so sample i of each begins with the same noise, and the bootstrap takes the same
-    samples of each (a paired comparison, where they have the same n); sets of images are compared unpaired. The
+    samples of each (a paired comparison, where they have the same n); sets of images are compared unpaired. Likelihoods
+    are of the same images, with the same draws and noise: the bootstrap takes the same images of each model. The
     difference to the best one is judged as if the best had been known before: among many, a close second is nearer
     than it looks.
 
     Args:
         models: at least two of what `undye.evaluate` takes.
-        data: the reference set.
-        metrics: any of fid, kid, is, pr, sfid.
-        n: samples of each; None: 10,000, and all images of a set.
-        sampler: see `undye.evaluate`, as all that follow.
+        data: the reference set, and the images that the likelihoods look at.
+        metrics: any of nll, ode (for models only), fid, kid, is, pr, sfid.
+        n: samples of each, and images that the likelihoods look at; None: 10,000 samples, all images of a set, and
+            1,000 images for the likelihoods.
+        draws: see `undye.evaluate`, as all that follow: times drawn for each image by nll; None: every time.
+        steps: length of the chain of nll.
+        grid: how its steps are spread.
+        clip: of nll: clip the predicted x_0.
+        variance: of nll: of the reverse steps.
+        tolerance: of the ODE's solver.
+        sigma_min: noise where the ODE's path starts.
+        repeats: dequantisations of each image by ode.
+        sampler: of the samples.
         sample_steps: of the samples.
         sample_grid: how those are spread.
         guidance: of models with classes.
-        features: the extractor.
+        features: the extractor, for metrics of samples.
         samples: a folder that keeps the samples.
         out: a .json file for the report, written after each model.
         seed: names the noise.
         split: of the reference set.
-        labels: of the images.
+        labels: give the models the images' classes.
         image_size: (height, width) to resize images to.
         channels: 1 or 3.
         upscale: enlarge smaller images.
@@ -103,20 +123,23 @@ def compare(
         raise UserError("a comparison needs at least two models or sets of images")
     if wrong := [m for m in asked if m not in COMPARED]:
         raise UserError(f"models are compared by {', '.join(COMPARED)}, not by {wrong[0]}: ask undye eval for it")
-    _check_there(models)
+    _check_there(models, asked)
     request = EvalRequest(
-        metrics=asked, n=n, sampler=sampler, sample_steps=sample_steps, sample_grid=sample_grid, guidance=guidance,
-        seed=seed, batch_size=batch_size,
+        metrics=asked, n=n, draws=draws, steps=steps, grid=grid, clip=clip, variance=variance, tolerance=tolerance,
+        sigma_min=sigma_min, repeats=repeats, sampler=sampler, sample_steps=sample_steps, sample_grid=sample_grid,
+        guidance=guidance, seed=seed, batch_size=batch_size,
     )  # fmt: skip
     images = EvalData(
         data=data, split=split, labels=labels, image_size=image_size, channels=channels, upscale=upscale,
         progress=progress,
     )  # fmt: skip
-    chosen = features if features is not None else default_extractor(images.name)
-    if chosen is None:
-        raise UserError(help_for(images.name))
     where, world = pick_device(device), world or World.alone()
-    extractor = load_extractor(chosen, where)
+    extractor = None
+    if request.asks(*OF_SAMPLES):
+        chosen = features if features is not None else default_extractor(images.name)
+        if chosen is None:
+            raise UserError(help_for(images.name))
+        extractor = load_extractor(chosen, where)
     outputs = Outputs(samples=None if samples is None else Path(samples))
     names = _names(models)
     reports: list[dict[str, Any]] = []
@@ -124,7 +147,7 @@ def compare(
     failures: list[str] = []
     failed: dict[str, str] = {}
     first: UserError | None = None
-    draws: list[tuple[int, int]] = []
+    drawn: list[tuple[int, int]] = []
     for k, (model, name) in enumerate(zip(models, names, strict=True)):
         own = is_images(model) if not isinstance(model, Denoiser) else False
         draw = k + 1 if own else 0
@@ -146,26 +169,32 @@ def compare(
         failures += [f"{metric} of {name}: {why}" for metric, why in found.failed.items()]
         replicates.append(measured)
         reports.append(found.report())
-        draws.append((draw, found.head["samples"]["n"]))
+        drawn.append((draw, found.head.get("samples", found.head["data"])["n"]))
         if out is not None:
-            _write(Path(out), _report(reports, replicates, draws, failed))
+            _write(Path(out), _report(reports, replicates, drawn, failed))
     if not world.is_main:
         return {}
     if first is not None and not reports:
         raise first
-    report = _report(reports, replicates, draws, failed)
+    report = _report(reports, replicates, drawn, failed)
     if failures:
         raise UnfinishedReport(f"not measured: {'; '.join(failures)}", report)
     return report
 
 
-def _check_there(models: Sequence[Model]) -> None:
+def _check_there(models: Sequence[Model], asked: Sequence[str]) -> None:
     """Find a wrong path before the first model has drawn for an hour.
 
     Raises:
-        UserError: for something that is neither a model nor images.
+        UserError: for something that is neither a model nor images, or images that are asked for a likelihood.
     """
-    for model in models:
+    of_models = [m for m in asked if m in LIKELIHOODS]
+    for model, name in zip(models, _names(models), strict=True):
+        if of_models and not isinstance(model, Denoiser) and is_images(model):
+            raise UserError(
+                f"{of_models[0]} is what a model says of images, and {name} holds images: leave it out, or compare "
+                f"them by {', '.join(m for m in COMPARED if m not in LIKELIHOODS)}"
+            )
         if not isinstance(model, Denoiser) and not is_images(model):
             path = Path(str(model))
             if not is_foreign(path):
@@ -183,7 +212,7 @@ def _names(models: Sequence[Model]) -> list[str]:
 def _report(
     reports: list[dict[str, Any]],
     replicates: list[dict[str, Replicates]],
-    draws: list[tuple[int, int]],
+    drawn: list[tuple[int, int]],
     failed: dict[str, str],
 ) -> dict[str, Any]:
     names = [report["name"] for report in reports]
@@ -198,7 +227,7 @@ def _report(
         rows = []
         for k in known:
             against = {
-                f"to_{which}": _difference(replicates[k][number], replicates[other][number], draws[k], draws[other])
+                f"to_{which}": _difference(replicates[k][number], replicates[other][number], drawn[k], drawn[other])
                 if k != other and {k, other} <= set(have)
                 else None
                 for which, other in (("best", best), ("first", known[0]))
@@ -215,7 +244,9 @@ def _difference(a: Replicates, b: Replicates, of_a: tuple[int, int], of_b: tuple
 def _value(report: dict[str, Any], number: str) -> float | None:
     metrics = report["metrics"]
     entry = metrics.get(number) or metrics.get("pr", {}).get(number)
-    return None if entry is None else entry["value"]
+    if entry is None:
+        return None
+    return entry["bits_per_dim"]["total"]["mean"] if number in LIKELIHOODS else entry["value"]
 
 
 def _write(out: Path, report: dict[str, Any]) -> None:

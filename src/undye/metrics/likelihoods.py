@@ -1,7 +1,7 @@
 """What a model says of images: the likelihood metrics of a report, each with its recipe."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,45 @@ from undye.data.source import ImageSource
 from undye.denoiser import Denoiser
 from undye.errors import UserError
 from undye.keyed import Stream
+from undye.metrics.bootstrap import resample_weights
 from undye.metrics.findings import Findings, ProgressOf, ticker
 from undye.metrics.inputs import check_shape, check_variance
+from undye.metrics.intervals import Replicates
 from undye.metrics.nll import BitsPerDim, Estimate, bits_per_dim
 from undye.metrics.ode_nll import OdeBitsPerDim, check_settings, ode_bits_per_dim
 from undye.metrics.requests import EvalRequest
 from undye.samplers.grid import make_grid
 from undye.world import World
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """What has been measured, beside the report's entries.
+
+    Attributes:
+        data: what a report says of the images.
+        totals: nll and ode of each image in bits/dim, (N,), in the images' order; without those that were not asked for
+            or failed. Empty in other processes than the main one.
+    """
+
+    data: dict[str, Any]
+    totals: dict[str, np.ndarray]
+
+    def replicates(self, resamples: int, seed: int, draw: int = 0) -> dict[str, Replicates]:
+        """Of each metric's mean over the images; none for a single image, which says nothing of the spread.
+
+        All models that were asked about the same images share the weights, so their differences are paired.
+
+        Args:
+            resamples: how many.
+            seed: of the bootstrap.
+            draw: number of its draw, see `resample_weights`.
+        """
+        return {
+            metric: _mean_replicates(total, resample_weights(len(total), resamples, seed, draw))
+            for metric, total in self.totals.items()
+            if len(total) > 1
+        }
 
 
 def check_likelihoods(denoiser: Denoiser, source: ImageSource, request: EvalRequest) -> None:
@@ -42,8 +74,8 @@ def measure_likelihoods(
     progress: ProgressOf | None = None,
     world: World | None = None,
     recipe: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The bound, the rate-distortion curve and the ODE's likelihood, put into `found`; gives the report's `data`.
+) -> Likelihoods:
+    """The bound, the rate-distortion curve and the ODE's likelihood, put into `found`.
 
     Args:
         denoiser: the model.
@@ -53,6 +85,9 @@ def measure_likelihoods(
         progress: called with (metric, done, all).
         world: the processes that share the images.
         recipe: what all of them have in common: versions, model, images.
+
+    Returns:
+        What each image has, and the report's `data`.
     """
     world = world or World.alone()
     chosen = chosen_rows(source, request.images, request.seed)
@@ -71,6 +106,7 @@ def measure_likelihoods(
         some = [p for p in parts if p is not None]
         return type(some[0]).joined(some)
 
+    totals: dict[str, np.ndarray] = {}
     chain = {"steps": request.steps, "grid": request.grid, "clip": request.clip, "variance": request.variance}
     exact = request.draws is None or request.asks("rate-distortion")
     asked = [m for m in ("nll", "rate-distortion") if request.asks(m)]
@@ -84,6 +120,8 @@ def measure_likelihoods(
                 for metric in asked:
                     entry = _of_bound(metric, terms, denoiser, request, n, exact)
                     found.add(metric, {**entry, "recipe": recipe or {}})
+                if request.asks("nll"):
+                    totals["nll"] = terms.total
     if request.asks("ode"):
         with found.attempt("ode"):
             flow: OdeBitsPerDim | None = together(lambda: ode_bits_per_dim(
@@ -92,10 +130,12 @@ def measure_likelihoods(
             ))  # fmt: skip
             if flow is not None:
                 found.add("ode", {**_of_flow(flow, request, n), "recipe": recipe or {}})
-    return {
+                totals["ode"] = flow.total
+    data = {
         "name": source.name, "images": len(source), "n": n, "image_size": list(source.image_size),
         "channels": source.channels, "labels": label is not None,
     }  # fmt: skip
+    return Likelihoods(data, totals)
 
 
 def chosen_rows(source: ImageSource, n: int, seed: int) -> np.ndarray:
@@ -122,6 +162,13 @@ def labels_for(denoiser: Denoiser, source: ImageSource, chosen: np.ndarray) -> n
     if unknown := [name for name in used if name not in number]:
         raise UserError(f"the model knows no class {unknown[0]!r}: its classes are {', '.join(config.class_names)}")
     return np.array([number[source.class_names[k]] for k in label], dtype=np.int64)
+
+
+def _mean_replicates(values: np.ndarray, weights: np.ndarray) -> Replicates:
+    mean = float(values.mean())
+    strays = np.array([row @ (values - mean) for row in weights]) / len(values)
+    # a mean has no bias: what the resamples' chance leaves of one is taken out, so differences are those of the means
+    return Replicates(mean, mean + strays - strays.mean())
 
 
 def _of_bound(

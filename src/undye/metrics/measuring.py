@@ -13,6 +13,7 @@ from torch import nn
 from undye.data.cache import dataset_cache
 from undye.data.source import ImageSource
 from undye.errors import UserError
+from undye.metrics import quality
 from undye.metrics.copying import measure_memorization
 from undye.metrics.eval_data import EvalData, Rows
 from undye.metrics.extractor import FeatureExtractor, default_extractor, help_for, load_extractor
@@ -78,15 +79,18 @@ def measure(
         task.check()
         samples = task.samples(world) if request.asks(*FROM_SAMPLES) else None
         found.head["data"] = task.about_data()
+        replicates: dict[str, Replicates] = {}
         if request.asks(*OF_MODEL):
             assert subject.denoiser is not None
-            found.head["data"] = measure_likelihoods(
+            likelihoods = measure_likelihoods(
                 subject.denoiser, data.likelihood(), request, found, progress, world,
                 task.likelihood_recipe() if world.is_main else None,
             )  # fmt: skip
-        if samples is None or not world.is_main:
-            return {}
-        return task.beside_images(samples, found, draw_number)
+            found.head["data"] = likelihoods.data
+            replicates = likelihoods.replicates(quality.RESAMPLES, request.seed, draw_number)
+        if samples is not None and world.is_main:
+            replicates |= task.beside_images(samples, found, draw_number)
+        return replicates
 
 
 @dataclass

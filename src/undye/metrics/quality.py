@@ -205,10 +205,10 @@ IN_FEATURES: dict[str, Callable[[Sides, Tick | None], Measured]] = {
     "fid-per-class": _per_class,
 }  # fmt: skip
 LOWER_IS_BETTER = {
-    "fid": True, "kid": True, "sfid": True, "is": False, "precision": False, "recall": False, "density": False,
-    "coverage": False,
+    "nll": True, "ode": True, "fid": True, "kid": True, "sfid": True, "is": False, "precision": False, "recall": False,
+    "density": False, "coverage": False,
 }  # fmt: skip
-"""The numbers that have an interval, and which way is good."""
+"""The numbers that have replicates, the likelihoods' among them, and which way is good."""
 
 
 def moments(features: np.ndarray) -> Any:
