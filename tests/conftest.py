@@ -8,6 +8,9 @@ settings.register_profile(
 )
 settings.load_profile("undye")
 
+# fixtures of modules are made before `_one_thread` below, and other threads are other roundings
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _known_global_seed():
