@@ -73,7 +73,8 @@ def half_written() -> None:
     def main(args: list[str]) -> int:
         with atomic_path(Path(args[0])) as temporary:
             temporary.write_text("half")
-            time.sleep(60)
+            for _ in range(1200):
+                time.sleep(0.05)  # a signal that comes just before a sleep is heard only after it
         return 0
 
     info.main = main
