@@ -76,5 +76,8 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error)
     # the last two are oneDNN's
-    words = ("not enough memory", "can't allocate memory", "could not create a primitive", "could not create a memory")
+    words = (
+        "not enough memory", "can't allocate memory", "bad_alloc", "could not create a primitive",
+        "could not create a memory",
+    )  # fmt: skip
     return isinstance(error, RuntimeError) and any(word in text for word in words)

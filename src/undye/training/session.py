@@ -24,7 +24,7 @@ from undye.checkpoint.native import (
 from undye.data.hub_stream import StreamError
 from undye.data.stream import StreamSource
 from undye.denoiser import Denoiser
-from undye.device import supports_bf16
+from undye.device import is_out_of_memory, supports_bf16
 from undye.errors import SaidElsewhereError, UserError
 from undye.files import write_text
 from undye.pictures import enlarge, make_grid, save_png
@@ -351,9 +351,7 @@ class _Session:
     def explained(self, error: Exception) -> Exception:
         """An error of torch's as words to the user, if it is theirs to mend; else as it is."""
         text = str(error)
-        # the last two are oneDNN's words for it
-        words = ("not enough memory", "alloc", "could not create a primitive", "could not create a memory")
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in text for word in words):
+        if is_out_of_memory(error):
             return UserError(
                 f"out of memory in step {self.trainer.step + 1}: lower --training.batch-size, raise "
                 f"--training.accumulate, or choose --model.network.checkpointing; {last_good(self.folder)}"
