@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -19,6 +20,7 @@ import torch
 from PIL import Image
 
 from tests.training.harness import (
+    PATIENCE,
     Job,
     assert_same_run,
     assert_same_tensors,
@@ -111,6 +113,10 @@ def test_a_disk_that_refuses(
 
     def arm() -> None:
         nonlocal armed
+        deadline = time.monotonic() + PATIENCE
+        while not (out / "checkpoints" / "4").exists():  # written beside the loop: the disk must not refuse that one yet
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
         armed = True
 
     import undye.checkpoint.native as native
