@@ -2,245 +2,160 @@
 
 On the same x_T's (and classes, every one in turn, where the model has them): the distance (root mean square of x_0 in
 [-1, 1]) to the many-step solution, and the FID in the package's own features against the test images. Each line is
-written as soon as it is there; a run goes on where an earlier one stopped.
+kept as soon as it is there; a run goes on where an earlier one stopped.
 """
 
 import argparse
 import json
+import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import undye
+from benchmarks.sampler_lines import Walk, adaptive, aims, contenders
+from benchmarks.sampler_report import plot, report
 from undye.data.pixels import to_uint8
 from undye.denoiser import Denoiser
 from undye.files import atomic_path, write_text
-from undye.samplers import (
-    DDIM,
-    DPM2M,
-    DPM2MSDE,
-    DPM3M,
-    RK45,
-    Ancestral,
-    DenoiserLike,
-    Euler,
-    Heun,
-    Langevin,
-    PredictorCorrector,
-    SampleNoise,
-    Sampler,
-    UniPC,
-    final,
-)  # fmt: skip
-from undye.samplers.defaults import choose
-from undye.samplers.grid import make_grid
+from undye.samplers import DenoiserLike, SampleNoise
 from undye.samplers.guidance import Conditioned
 
-CALLS = (5, 8, 10, 15, 20, 50)
-MANY = (100, 1000)
-Walk = Callable[[DenoiserLike, Tensor, range], Tensor]
-"""(the model with the samples' classes filled in, x_T, the numbers of the samples) -> x_0."""
+Line = tuple[str, int]
+"""A sampler's name and its network calls; 0 where it takes as many as it takes."""
+
+_denoiser: Denoiser
+_walks: dict[Line, Walk]
 
 
-def ours(denoiser: Denoiser, sampler: Sampler | None, calls: int, grid: str | None = None) -> Walk | None:
-    """A sampler of ours that makes exactly this many network calls; None where it cannot."""
-    for steps in range(min(calls, denoiser.schedule.num_steps), 0, -1):
-        chosen, times = choose(denoiser, sampler, grid, steps)
-        made = chosen.calls(denoiser.schedule, times)
-        if made is None or made == calls:
-            return lambda model, x_T, rows: final(chosen.steps(model, x_T, times, SampleNoise(1, rows)))
-        if made < calls:
-            return None
-    return None
+def lines_of(denoiser: Denoiser) -> dict[Line, Walk]:
+    """Everything that can be drawn, by name and network calls."""
+    walks = {(name, calls): walk for name, calls, walk in (*contenders(denoiser), *adaptive(denoiser)) if walk}
+    return walks | {(f"aim: {name}", 0): walk for name, walk in aims(denoiser).items()}
 
 
-def theirs(denoiser: Denoiser, cls_name: str, calls: int, **options: Any) -> Walk | None:
-    """A scheduler of diffusers' on our model, which tells it eps; trailing times, so that it starts at T."""
-    import diffusers
-
-    betas = denoiser.schedule.beta[1:].numpy()
-    steps = (calls + 1) // 2 if cls_name.startswith("Heun") else calls
-    if cls_name.startswith("Heun") and 2 * steps - 1 != calls:
-        return None
-
-    def walk(model: DenoiserLike, x: Tensor, rows: range) -> Tensor:
-        made = getattr(diffusers, cls_name)(
-            num_train_timesteps=len(betas), trained_betas=betas, timestep_spacing="trailing", **options
-        )
-        made.set_timesteps(steps)
-        if hasattr(made, "set_begin_index"):
-            made.set_begin_index(
-                0
-            )  # with Karras' sigmas the first timesteps may be equal, and it would begin at the second
-        generator = torch.Generator().manual_seed(rows.start)
-        x = x * made.init_noise_sigma
-        for t in made.timesteps:
-            seen = made.scale_model_input(x, t)
-            eps = model(seen, torch.full((len(x),), min(float(t) + 1, len(betas)))).eps
-            arguments = {"generator": generator} if "generator" in made.step.__code__.co_varnames else {}
-            x = made.step(eps, t, x, **arguments).prev_sample
-        return x
-
-    return walk
+def start(model: Path, runtime: str) -> None:
+    """Make a worker ready: a core of its own, and the model."""
+    global _denoiser, _walks
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    _denoiser = undye.load(model)
+    if runtime == "onnxruntime":
+        _denoiser = undye.accelerated(_denoiser)
+    _walks = lines_of(_denoiser)
 
 
-def contenders(denoiser: Denoiser) -> Iterator[tuple[str, int, Walk | None]]:
-    """(name, network calls, how) for every line of the table."""
-    named: dict[str, tuple[Sampler | None, str | None]] = {
-        "default": (None, None),
-        "unipc of order 2, karras": (UniPC(), "karras"),
-        "unipc of order 3, karras": (UniPC(order=3), "karras"),
-        "unipc of order 2, uniform": (UniPC(), "uniform"),
-        "dpm++2m, karras": (DPM2M(), "karras"),
-        "dpm++2m, log-snr": (DPM2M(), "log-snr"),
-        "dpm++3m, karras": (DPM3M(), "karras"),
-        "dpm++2m-sde, karras": (DPM2MSDE(), "karras"),
-        "ddim, uniform": (DDIM(), "uniform"),
-        "ancestral, uniform": (Ancestral(), "uniform"),
-        "euler with churn, karras": (Euler(s_churn=5), "karras"),
-        "heun, karras": (Heun(), "karras"),
-        "pc, uniform": (PredictorCorrector(), "uniform"),
-        "langevin, log-snr": (Langevin(repeats=1), "log-snr"),
-    }
-    for name, (sampler, grid) in named.items():
-        for calls in (*CALLS, *(MANY if name.startswith(("ddim", "ancestral")) else ())):
-            yield name, calls, ours(denoiser, sampler, calls, grid)
-    plain: dict[str, tuple[str, dict[str, Any]]] = {
-        "diffusers DDIM": ("DDIMScheduler", {"clip_sample": True}),
-        "diffusers DDPM": ("DDPMScheduler", {"clip_sample": True}),
-        "diffusers DPM++ 2M": ("DPMSolverMultistepScheduler", {}),
-        "diffusers DPM++ 2M, karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
-        "diffusers DPM++ 2M SDE": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
-        "diffusers DPM++ 3M": ("DPMSolverMultistepScheduler", {"solver_order": 3}),
-        "diffusers UniPC": ("UniPCMultistepScheduler", {}),
-        "diffusers UniPC, karras": ("UniPCMultistepScheduler", {"use_karras_sigmas": True}),
-        "diffusers Euler": ("EulerDiscreteScheduler", {}),
-        "diffusers Heun": ("HeunDiscreteScheduler", {}),
-        "diffusers Heun, karras": ("HeunDiscreteScheduler", {"use_karras_sigmas": True}),
-    }
-    for name, (cls_name, options) in plain.items():
-        for calls in (*CALLS, *(MANY if name in ("diffusers DDIM", "diffusers DDPM") else ())):
-            yield name, calls, theirs(denoiser, cls_name, calls, **options)
+def draw(line: Line, rows: range) -> tuple[np.ndarray, float]:
+    """Some samples of a line, clamped, and the seconds that they took."""
+    config, began = _denoiser.config, time.process_time()
+    with torch.inference_mode():
+        x_T = SampleNoise(0, rows)(torch.empty(len(rows), config.channels, *config.image_size))
+        model: DenoiserLike = _denoiser
+        if config.num_classes is not None:
+            model = Conditioned(_denoiser, torch.arange(rows.start, rows.stop) % config.num_classes)
+        x = _walks[line](model, x_T, rows).float().clamp(-1, 1)
+    return x.numpy(), time.process_time() - began
 
 
 class Bench:
-    """The x_T's, the aim, and the measures."""
+    """The reference, the aims, and the measures."""
 
-    def __init__(self, denoiser: Denoiser, n: int, batch: int, cache: Path, data: str):
-        from undye.metrics.bootstrap import fid_replicates, resample_weights
+    def __init__(self, args: argparse.Namespace, pool: ProcessPoolExecutor, cache: Path):
+        from undye.metrics.bootstrap import resample_weights
         from undye.metrics.extractor import load_extractor
         from undye.metrics.extractor_names import default_extractor
         from undye.metrics.moments import Moments
 
-        self.denoiser, self.n, self.batch = denoiser, n, batch
-        self.extractor = load_extractor(default_extractor(data) or "fashion-mnist")
-        source = undye.load_images(data, split="test")
-        reference = [
-            self.extractor(source.images(np.arange(i, min(i + 1000, len(source))))).pooled
-            for i in range(0, len(source), 1000)
-        ]
-        self.reference = Moments.of(np.concatenate(reference))
-        self.weights, self.replicates = resample_weights(n), fid_replicates
-        self.aims = {}
-        for name, sampler, grid, steps in (
-            ("ode", UniPC(order=3), "log-snr", 500), ("ancestral", Ancestral(), "uniform", 1000)
-        ):  # fmt: skip
-            path = cache / f"{name}-{n}.npy"
+        self.n, self.batch, self.pool = args.n, args.batch, pool
+        self.extractor = load_extractor(default_extractor(args.data) or "fashion-mnist")
+        source = undye.load_images(args.data, split="test")
+        chunks = (np.arange(i, min(i + 1000, len(source))) for i in range(0, len(source), 1000))
+        self.reference = Moments.of(np.concatenate([self.extractor(source.images(rows)).pooled for rows in chunks]))
+        self.weights = resample_weights(self.n)
+        self.aims: dict[str, np.ndarray] = {}
+        for name in ("ode", "ancestral"):
+            path = cache / f"{name}.npy"
             if not path.exists():
-                times = make_grid(grid, denoiser.schedule, min(steps, denoiser.schedule.num_steps))
                 print(f"{name}: the many-step solution", file=sys.stderr, flush=True)
-                walk = lambda model, x, rows, s=sampler, g=times: final(s.steps(model, x, g, SampleNoise(1, rows)))  # noqa: E731
+                x, _ = self.run((f"aim: {name}", 0))
                 with atomic_path(path) as temporary, temporary.open("wb") as file:
-                    np.save(file, self.run(walk)[0].numpy())
-            self.aims[name] = torch.from_numpy(np.load(path))
+                    np.save(file, x)
+            self.aims[name] = np.load(path)
 
-    def run(self, walk: Walk) -> tuple[Tensor, float]:
-        """The samples, clamped, and the seconds they took."""
-        config, parts, began = self.denoiser.config, [], time.perf_counter()
-        with torch.inference_mode():
-            for start in range(0, self.n, self.batch):
-                rows = range(start, min(start + self.batch, self.n))
-                x_T = SampleNoise(0, rows)(torch.empty(len(rows), config.channels, *config.image_size))
-                model: DenoiserLike = self.denoiser
-                if config.num_classes is not None:
-                    model = Conditioned(self.denoiser, torch.arange(rows.start, rows.stop) % config.num_classes)
-                parts.append(walk(model, x_T, rows).float().clamp(-1, 1))
-        return torch.cat(parts), time.perf_counter() - began
+    def run(self, line: Line) -> tuple[np.ndarray, float]:
+        """The samples of a line, and the CPU seconds they took."""
+        rows = [range(start, min(start + self.batch, self.n)) for start in range(0, self.n, self.batch)]
+        parts = list(self.pool.map(draw, [line] * len(rows), rows))
+        return np.concatenate([x for x, _ in parts]), sum(seconds for _, seconds in parts)
 
-    def measure(self, walk: Walk) -> dict[str, Any]:
+    def measure(self, line: Line, num_steps: int) -> dict[str, Any]:
         """One line of the table."""
-        x, seconds = self.run(walk)
-        line: dict[str, Any] = {"seconds": seconds}
+        from undye.metrics.bootstrap import fid_replicates
+
+        found: dict[str, Any] = {"name": line[0], "calls": line[1]}
+        if line == ("ancestral, uniform", num_steps):
+            x = self.aims["ancestral"]  # the same thing
+        else:
+            x, found["cpu_seconds"] = self.run(line)
         for name, aim in self.aims.items():
-            line[f"distance_{name}"] = (x - aim).double().square().mean().sqrt().item()
-        features = self.extractor(to_uint8(x)).pooled
-        found = self.replicates(features, self.reference, self.weights)
-        if found is not None:
-            interval = found.interval()
-            line |= {"fid": found.value, "fid_low": interval.low, "fid_high": interval.high}
-        return line
+            found[f"distance_{name}"] = float(np.sqrt(np.square(x - aim, dtype=np.float64).mean()))
+        features = self.extractor(to_uint8(torch.from_numpy(x))).pooled
+        replicates = fid_replicates(features, self.reference, self.weights)
+        if replicates is not None:
+            interval = replicates.interval()
+            found |= {"fid": replicates.value, "fid_low": interval.low, "fid_high": interval.high}
+            found["fid_replicates"] = replicates.values.tolist()
+        return found
 
 
-def plot(lines: list[dict[str, Any]], path: Path) -> None:
-    """Distance and FID against network calls; diffusers' dashed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(13, 6), constrained_layout=True)
-    for axis, key, label in (
-        (axes[0], "distance_ode", "distance to the 500-step ODE solution (RMS)"), (axes[1], "fid", "FID, own features")
-    ):  # fmt: skip
-        for name in dict.fromkeys(line["name"] for line in lines):
-            points = sorted((line["calls"], line[key]) for line in lines if line["name"] == name and key in line)
-            if points:
-                style = {"linestyle": "--", "alpha": 0.7} if name.startswith("diffusers") else {}
-                wide = 3 if name == "default" else 1.2
-                axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name, linewidth=wide, **style)
-        axis.set(xscale="log", yscale="log", xlabel="network calls", ylabel=label)
-        axis.set_xticks([*CALLS, *MANY], [str(c) for c in (*CALLS, *MANY)])
-        axis.minorticks_off()
-    axes[1].legend(fontsize=7, ncols=2)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Measure what is not measured yet, write the JSON and the plot."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure what is not measured yet, write the table and the plot."""
     parser = argparse.ArgumentParser("python -m benchmarks.samplers", description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--n", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=25)
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    parser.add_argument(
+        "--runtime", choices=("pytorch", "onnxruntime"), default="pytorch", help="what computes them all"
+    )
     parser.add_argument("--max-calls", type=int, default=1000)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--cache", type=Path, default=Path("runs/samplers"), help="what is measured already")
+    parser.add_argument("--table", type=Path, help="such as benchmarks/results/samplers.md")
     parser.add_argument("--plot", type=Path, help="such as docs/images/samplers.png")
     args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
-    args.out.mkdir(parents=True, exist_ok=True)
-    target = args.out / f"samplers-{args.n}.json"
+    cache = args.cache / str(args.n)
+    cache.mkdir(parents=True, exist_ok=True)
+    target = cache / "lines.json"
     lines = json.loads(target.read_text())["lines"] if target.exists() else []
     done = {(line["name"], line["calls"]) for line in lines}
     denoiser = undye.load(args.model)
-    bench = Bench(denoiser, args.n, args.batch, args.out, args.data)
-    rk45 = (("rk45, tolerance 0.001", RK45(tolerance=1e-3)), ("rk45, tolerance 0.01", RK45(tolerance=1e-2)))
-    todo = [*contenders(denoiser), *((name, 0, ours(denoiser, sampler, 10)) for name, sampler in rk45)]
-    todo.sort(key=lambda one: one[1])  # what costs most comes last
-    for name, calls, walk in todo:
-        if walk is None or (name, calls) in done or calls > args.max_calls:
-            continue
-        line = {"name": name, "calls": calls, **bench.measure(walk)}
-        lines.append(line)
-        write_text(target, json.dumps({"model": str(args.model), "n": args.n, "lines": lines}, indent=1) + "\n")
-        print(json.dumps(line), flush=True)
+    num_steps = denoiser.schedule.num_steps
+    todo = [
+        line for line in lines_of(denoiser) if line not in done and line[1] <= args.max_calls and "aim" not in line[0]
+    ]
+    todo.sort(key=lambda line: line[1])  # what costs most comes last
+    if todo:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(args.workers, context, start, (args.model, args.runtime)) as pool:
+            bench = Bench(args, pool, cache)
+            for line in todo:
+                lines.append(bench.measure(line, num_steps))
+                about = {"model": str(args.model), "n": args.n, "data": args.data, "runtime": args.runtime}
+                write_text(target, json.dumps({**about, "lines": lines}) + "\n")
+                shown = {k: v for k, v in lines[-1].items() if k != "fid_replicates"}
+                print(json.dumps(shown), flush=True)
+    for text in (told := report(lines, args.n)):
+        print(text)
+    if args.table is not None:
+        write_text(args.table, "\n".join(told) + "\n")
     if args.plot is not None:
         plot([line for line in lines if line["calls"]], args.plot)
     return 0

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 import undye
 from undye.errors import UserError
@@ -293,10 +294,9 @@ def test_onnx_files_that_cannot_be_used(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     own = io.BytesIO()
 
-    class Random(module.FeatureExtractorInceptionV3):
+    class Random(FeatureExtractorInceptionV3):
         def load_state_dict(self, *_: object, **__: object) -> None:
             """Keep what is there."""
 
@@ -309,8 +309,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_inception_is_torch_fidelitys(weights: Path, tmp_path: Path) -> None:
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
     extractor = load_extractor(f"inception:{weights}", "cpu")
     assert (extractor.dims, extractor.spatial_dims, extractor.num_classes) == (2048, 2023, 1008)
     assert extractor.hash == hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -350,7 +348,6 @@ def test_inception_of_a_wrong_or_hostile_file(weights: Path, tmp_path: Path) -> 
 
 
 def test_inception_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("torch_fidelity")
 
     def unreachable(*_: object, **__: object) -> None:
         raise urllib.error.URLError("Temporary failure in name resolution")
@@ -365,14 +362,8 @@ def test_inception_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_download_of_other_bytes_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("torch_fidelity")
     (tmp_path / "served").write_bytes(b"<html>blocked</html>")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(inception, "URL", (tmp_path / "served").as_uri())
     refused("cannot be downloaded .invalid hash", "inception")
     assert list((tmp_path / "checkpoints").iterdir()) == []
-
-
-def test_inception_without_torch_fidelity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inception.importlib.util, "find_spec", lambda _name: None)
-    refused(r"pip install 'undye\[metrics\]'", "inception")

@@ -322,7 +322,6 @@ def test_inception_that_cannot_be_downloaded(folder, cache, tmp_path, monkeypatc
     def offline(*_, **__):
         raise urllib.error.URLError("no network")
 
-    pytest.importorskip("torch_fidelity")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(undye.UserError, match=r"cannot be downloaded .no network.*--features inception:"):

@@ -13,6 +13,7 @@ from jaxtyping import Float, Integer
 from undye import keyed
 from undye.errors import UserError
 from undye.keyed import Stream
+from undye.metrics import fidelity
 from undye.metrics.moments import Moments, check_features
 
 FLAG_BELOW = 10_000
@@ -20,7 +21,10 @@ FLAG_BELOW = 10_000
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """|mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)), Heusel et al. 2017, Eq. 6 (Dowson and Landau 1982).
+    """|mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)), Heusel et al. 2017, Eq. 6 (Dowson and Landau 1982), at any rank.
+
+    What a report shows is `fidelity.frechet_distance`, the same for covariances of full rank; this one serves intervals
+    and extrapolation, which need its factors and its speed.
 
     The eigenvalues of A B are the squared singular values of F^T G for any factors A = F F^T, B = G G^T: so the trace
     of the root is the sum of singular values. Neither a root of a non-symmetric matrix is taken (its small eigenvalues
@@ -196,6 +200,8 @@ def per_class(
     for label in np.union1d(labels, reference_labels):
         a, b = features[labels == label], reference_features[reference_labels == label]
         enough = min(len(a), len(b)) >= 2
-        value = frechet_distance(Moments.of(a), Moments.of(b)) if enough else None
-        out.append(ClassFid(int(label), len(a), len(b), value, min(len(a), len(b)) <= features.shape[1]))
+        deficient = min(len(a), len(b)) <= features.shape[1]
+        distance = frechet_distance if deficient else fidelity.frechet_distance
+        value = distance(Moments.of(a), Moments.of(b)) if enough else None
+        out.append(ClassFid(int(label), len(a), len(b), value, deficient))
     return out

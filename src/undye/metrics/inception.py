@@ -7,7 +7,6 @@ weights_only, and torch-fidelity gets a state dict that undye wrote.
 """
 
 import hashlib
-import importlib.util
 import io
 import urllib.error
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from undye.checkpoint.content import read_content, state_dict_of
 from undye.errors import UserError
@@ -82,10 +82,8 @@ def load_inception(file: str | None, device: torch.device) -> InceptionExtractor
     """The extractor with the weights of `file`; None: the published ones, downloaded where they are not here yet.
 
     Raises:
-        UserError: torch-fidelity or the weights are missing, or the file is not such weights.
+        UserError: the weights are missing, or the file is not such weights.
     """
-    if importlib.util.find_spec("torch_fidelity") is None:
-        raise UserError("the features inception need torch-fidelity: pip install 'undye[metrics]'")
     path = Path(file).expanduser() if file else published_weights()
     if not path.is_file():
         raise UserError(f"no file {path}: {_by_hand()}")
@@ -104,8 +102,6 @@ def build(state: dict[str, Tensor], path: Path) -> nn.Module:
     Raises:
         UserError: naming `path`, if they are another network's.
     """
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
     own = io.BytesIO()
     torch.save(state, own)  # torch-fidelity unpickles what it is given: these bytes are ours, plain tensors
     own.seek(0)

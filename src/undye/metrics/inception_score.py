@@ -12,6 +12,7 @@ from jaxtyping import Float, Float64
 from undye import keyed
 from undye.errors import UserError
 from undye.keyed import Stream
+from undye.metrics import fidelity
 from undye.metrics.moments import check_features
 
 
@@ -42,9 +43,8 @@ def inception_score(logits: Float[np.ndarray, "n k"], splits: int = 10, seed: in
     Raises:
         UserError: for fewer images than splits, or logits that are not finite.
     """
-    log_p, parts = split(logits, splits, seed)
-    scores = np.array([score(log_p[rows]) for rows in parts])
-    return InceptionScore(float(scores.mean()), float(scores.std()), splits)
+    _, parts = split(logits, splits, seed)
+    return InceptionScore(*fidelity.inception_score(logits[np.concatenate(parts)], splits), splits)
 
 
 def split(logits: np.ndarray, splits: int, seed: int) -> tuple[Float64[np.ndarray, "n k"], list[np.ndarray]]:
@@ -58,12 +58,3 @@ def split(logits: np.ndarray, splits: int, seed: int) -> tuple[Float64[np.ndarra
     x -= x.max(1, keepdims=True)
     x -= np.log(np.exp(x).sum(1, keepdims=True))
     return x, [order[i * n // splits : (i + 1) * n // splits] for i in range(splits)]
-
-
-def score(log_p: Float64[np.ndarray, "n k"]) -> float:
-    """The exponential of the mean KL divergence of one split."""
-    p = np.exp(log_p)
-    mean = p.mean(0)
-    # a class that underflows everywhere adds nothing: 0 log 0
-    log_mean = np.log(np.where(mean > 0, mean, 1))
-    return float(np.exp((p * (log_p - log_mean)).sum(1).mean()))

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from undye import keyed
 from undye.errors import UserError
 from undye.keyed import Stream
+from undye.metrics import fidelity
 from undye.metrics.moments import check_features
 
 BLOCK = 1024
@@ -141,18 +142,10 @@ def kid_subsets(
             side[keyed.permutation(len(side), seed, Stream.METRIC_SUBSETS, 1 + j, i)[:subset_size]]
             for j, side in enumerate((features, reference))
         )
-        values[i] = mmd2(x, y)
+        values[i] = fidelity.kernel_distance(x, y)
         if progress is not None:
             progress(i + 1, subsets)
     return KidSubsets(float(values.mean()), float(values.std()), subset_size, subsets)
-
-
-def mmd2(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d2"]) -> float:
-    """The unbiased squared discrepancy of small sets, whose kernel matrices fit into memory; Gretton et al., Eq. 3."""
-    n, m = len(x), len(y)
-    k_xx, k_yy = kernel(x, x), kernel(y, y)
-    own = (k_xx.sum() - np.trace(k_xx)) / (n * (n - 1)) + (k_yy.sum() - np.trace(k_yy)) / (m * (m - 1))
-    return float(own - 2 * kernel(x, y).mean())
 
 
 def check(features: np.ndarray, reference: np.ndarray) -> None:

@@ -1,7 +1,8 @@
 """The metrics of samples beside a reference set in features: the numbers of a report, with intervals and flags.
 
 Each is a function of the features of both sides, one line of `IN_FEATURES`, and gives its entry of the report and the
-bootstrap replicates of its numbers, by which two sets of samples are compared.
+bootstrap replicates of its numbers, by which two sets of samples are compared. The numbers that torch-fidelity has the
+mathematics of are its own (`fidelity`).
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from undye.errors import UserError
+from undye.metrics import fidelity
 from undye.metrics.bootstrap import (
     fid_replicates,
     inception_score_replicates,
@@ -19,7 +21,7 @@ from undye.metrics.bootstrap import (
     resample_weights,
 )
 from undye.metrics.feature_files import FeatureFiles
-from undye.metrics.fid import expected_bias, fid_infinity, frechet_distance, per_class
+from undye.metrics.fid import expected_bias, fid_infinity, per_class
 from undye.metrics.inception_score import inception_score
 from undye.metrics.intervals import Replicates
 from undye.metrics.kid import kid, kid_subsets
@@ -33,6 +35,8 @@ SUBSET = 1000
 """Images in a subset of KID as papers report it; Binkowski et al. 2018."""
 SPLITS = 10
 """Of the Inception Score; Salimans et al. 2016."""
+K_PR, K_DC = 3, 5
+"""Neighbours of precision and recall, and of density and coverage; as their papers."""
 _ROWS = 8192
 
 Tick = Callable[[int, int], None]
@@ -128,7 +132,7 @@ def _frechet(name: str, sides: Sides, samples: np.ndarray, reference: np.ndarray
     infinity = fid_infinity(samples, b, seed=sides.seed)
     flags = [] if infinity is not None else ["too few samples to extrapolate to FID-infinity"]
     entry = {
-        "value": frechet_distance(a, b),
+        "value": fidelity.frechet_distance(a, b),
         **_interval(replicates),
         "expected_bias": expected_bias(a, b),
         "infinity": None if infinity is None else asdict(infinity),
@@ -158,13 +162,15 @@ def _inception_score(sides: Sides, progress: Tick | None) -> Measured:
 
 
 def _precision_recall(sides: Sides, progress: Tick | None) -> Measured:
-    found = prdc(sides.samples.pooled, sides.reference.pooled, progress=progress)
+    a, b = sides.samples.pooled, sides.reference.pooled
+    found = prdc(a, b, k_pr=K_PR, k_dc=K_DC, progress=progress)
+    precision, recall = fidelity.precision_recall(a, b, K_PR)
+    values = {"precision": precision, "recall": recall, "density": found.density, "coverage": found.coverage}
     replicates = prdc_replicates(found, sides.weights())
     entry: dict[str, Any] = {
-        name: {"value": getattr(found, name), **_interval(replicates.get(name))}
-        for name in ("precision", "recall", "density", "coverage")
+        name: {"value": value, **_interval(replicates.get(name))} for name, value in values.items()
     }
-    return Measured({**entry, "k_precision_recall": 3, "k_density_coverage": 5}, replicates)
+    return Measured({**entry, "k_precision_recall": K_PR, "k_density_coverage": K_DC}, replicates)
 
 
 def _per_class(sides: Sides, progress: Tick | None) -> Measured:
