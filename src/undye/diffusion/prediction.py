@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float, Float64, Real
 from torch import Tensor
 
@@ -54,11 +55,28 @@ def signal_and_noise(
     return like((0.5 * log_alpha_bar).exp(), x), like((-log_alpha_bar.expm1()).sqrt(), x)
 
 
+def divisor_and_noise(
+    log_alpha_bar: Float64[Tensor, " b"], x: Float[Tensor, "b c h w"]
+) -> tuple[Float[Tensor, "b 1 1 1"], Float[Tensor, "b 1 1 1"]]:
+    """As `signal_and_noise`, where the signal is what one divides by."""
+    a, b = signal_and_noise(log_alpha_bar, x)
+    return _divisor(a), b
+
+
+def _divisor(signal: Float[Tensor, "b 1 1 1"]) -> Float[Tensor, "b 1 1 1"]:
+    """The signal, but no less than what leaves room for x_t when divided by: 5e-31 in float32, 6e-247 in float64.
+
+    Down there x_t, rounded, has long ceased to say anything of x_0. Long schedules reach it, and a signal that rounds
+    to 0, where 0 / 0 would be no number at all.
+    """
+    return signal.clamp(min=torch.finfo(signal.dtype).tiny ** 0.8)
+
+
 def x_0_from_eps(
     eps: Float[Tensor, "b c h w"], x_t: Float[Tensor, "b c h w"], log_alpha_bar: Float64[Tensor, " b"]
 ) -> Float[Tensor, "b c h w"]:
-    """x_0 = (x_t - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar), Ho et al. 2020, Eq. 15."""
-    a, b = signal_and_noise(log_alpha_bar, x_t)
+    """x_0 = (x_t - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar), Ho et al. 2020, Eq. 15; finite without signal too."""
+    a, b = divisor_and_noise(log_alpha_bar, x_t)
     return (x_t - b * eps) / a
 
 
@@ -151,7 +169,7 @@ class Mu(Prediction):
         noise_t, noise_s, beta = -log_ab.expm1(), -(log_ab - log_alpha).expm1(), -log_alpha.expm1()
         weight_x_0 = (0.5 * (log_ab - log_alpha)).exp() * beta / noise_t
         weight_x_t = (0.5 * log_alpha).exp() * noise_s / noise_t
-        x_0 = (value - like(weight_x_t, x_t) * x_t) / like(weight_x_0, x_t)
+        x_0 = (value - like(weight_x_t, x_t) * x_t) / _divisor(like(weight_x_0, x_t))
         eps = (x_t - like((0.5 * log_alpha).exp(), x_t) * value) * like(noise_t.sqrt() / beta, x_t)
         return x_0, eps
 
@@ -180,7 +198,7 @@ class Score(Prediction):
 
     def read(self, value, x_t, schedule, t):
         """Tweedie: x_0 = (x_t + (1 - alpha_bar) score) / sqrt(alpha_bar)."""
-        a, b = signal_and_noise(schedule.log_alpha_bar_at(t), x_t)
+        a, b = divisor_and_noise(schedule.log_alpha_bar_at(t), x_t)
         return (x_t + b.square() * value) / a, -b * value
 
     def log_error_ratio(self, schedule, t):

@@ -166,6 +166,11 @@ def log_snr(log_alpha_bar: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar))
 
 
+def log_alpha_bar_at_log_snr(log_snr: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The inverse of `log_snr`: alpha_bar = sigmoid(log_snr). Finite wherever log_snr is, above or below."""
+    return torch.nn.functional.logsigmoid(log_snr)
+
+
 def _linspace(start: float, end: float, num: int) -> Tensor:
     return torch.linspace(start, end, num, dtype=torch.float64, device="cpu")
 

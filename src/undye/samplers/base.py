@@ -16,6 +16,7 @@ from undye.config import ModelConfig
 from undye.denoiser import Denoised
 from undye.diffusion.process import GaussianProcess
 from undye.diffusion.schedule import NoiseSchedule, log_snr
+from undye.diffusion.score import sigma_at
 
 PURE_NOISE = 1e3
 """The sigma above which x is noise and nothing else. The paper's schedule ends at 160, the cosine one at 20,000, one of
@@ -98,23 +99,21 @@ class Levels:
         signal: sqrt(alpha_bar).
         noise: sqrt(1 - alpha_bar).
         lam: lambda = log(signal / noise), half the log-SNR (Lu et al. 2022); infinite at t = 0.
+        sigma: the noise relative to the signal, exp(-lam) (Karras et al. 2022); infinite where no number is as large.
     """
 
     signal: list[float]
     noise: list[float]
     lam: list[float]
+    sigma: list[float]
 
     @classmethod
     def of(cls, schedule: NoiseSchedule, grid: Real[Tensor, " n"]) -> "Levels":
         """The levels of the grid's times."""
         log_alpha_bar = schedule.log_alpha_bar_at(grid)
         lam = [0.5 * x if x < inf else inf for x in log_snr(log_alpha_bar).tolist()]
-        return cls((0.5 * log_alpha_bar).exp().tolist(), (-log_alpha_bar.expm1()).sqrt().tolist(), lam)
-
-    @property
-    def sigma(self) -> list[float]:
-        """The noise relative to the signal: Karras et al. 2022."""
-        return [b / a for a, b in zip(self.signal, self.noise, strict=True)]
+        signal, noise = (0.5 * log_alpha_bar).exp(), (-log_alpha_bar.expm1()).sqrt()
+        return cls(signal.tolist(), noise.tolist(), lam, sigma_at(log_alpha_bar).tolist())
 
 
 def pairs(grid: Real[Tensor, " n"], schedule: NoiseSchedule) -> list[tuple[float, float]]:

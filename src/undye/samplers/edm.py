@@ -12,7 +12,7 @@ from torch import Tensor
 from undye.diffusion.prediction import eps_from_x_0
 from undye.diffusion.process import times
 from undye.diffusion.schedule import NoiseSchedule
-from undye.diffusion.score import log_alpha_bar_at_sigma
+from undye.diffusion.score import log_alpha_bar_at_sigma, sigma_at
 from undye.samplers.base import PURE_NOISE, DenoiserLike, Levels, Noise, Sampler, Step, pairs
 
 
@@ -49,21 +49,20 @@ class Euler(Sampler):
         x, at = x_T, Levels.of(schedule, grid)
         churn = min(self.s_churn / len(walk), sqrt(2) - 1)
         for index, (t, s) in enumerate(walk):
-            start, a, b = t, at.signal[index], at.noise[index]
-            if churn > 0 and s > 0 and self.s_tmin <= b / a <= self.s_tmax:
-                start = _raised(schedule, b / a * (1 + churn))
-                (a_hat,), (b_hat,) = (v[:1] for v in _level(schedule, start))
-                # y + sqrt(sigma_hat^2 - sigma^2) z, as x = a y
-                added = max((b_hat / a_hat) ** 2 - (b / a) ** 2, 0.0) ** 0.5
-                x = (a_hat / a) * x + (a_hat * added * self.s_noise) * noise(x)
-                a, b = a_hat, b_hat
+            start, sigma = t, at.sigma[index]
+            if churn > 0 and s > 0 and self.s_tmin <= sigma <= self.s_tmax:
+                start = _raised(schedule, sigma * (1 + churn))
+                # y + sqrt(sigma_hat^2 - sigma^2) z is, in x = signal y, the process's own transition up to there
+                alpha, added = _between(schedule, t, start)
+                x = alpha**0.5 * x + (added**0.5 * self.s_noise) * noise(x)
+                sigma = _sigma(schedule, start)
             x_0, eps = self.predict_both(denoiser, x, start)
             a_s, b_s = at.signal[index + 1], at.noise[index + 1]
             x_s = a_s * x_0 + b_s * eps
-            if s > 0 and self.corrects(b / a):
+            if s > 0 and self.corrects(sigma):
                 _, eps_s = self.predict_both(denoiser, x_s, s)
                 # y_s = y + (sigma_s - sigma) (eps + eps_s) / 2, as the Euler step and what has to be added to it
-                x_s = x_s + (0.5 * (b_s - a_s * (b / a))) * (eps_s - eps)
+                x_s = x_s + (0.5 * (b_s - a_s * sigma)) * (eps_s - eps)
             x = x_s
             yield Step(index, t, s, x, x_0)
 
@@ -98,8 +97,7 @@ class Heun(Euler):
         twice = 0
         for sigma in Levels.of(schedule, grid[:-2]).sigma:
             if churn > 0 and self.s_tmin <= sigma <= self.s_tmax:
-                a, b = _level(schedule, _raised(schedule, sigma * (1 + churn)))
-                sigma = b[0] / a[0]
+                sigma = _sigma(schedule, _raised(schedule, sigma * (1 + churn)))
             twice += self.corrects(sigma)
         return len(grid) - 1 + twice
 
@@ -110,7 +108,13 @@ def _raised(schedule: NoiseSchedule, sigma: float) -> float:
     return schedule.time_at(wanted.clamp(min=schedule.log_alpha_bar[-1].item())).item()
 
 
-def _level(schedule: NoiseSchedule, t: float) -> tuple[list[float], list[float]]:
-    """Signal and noise at a time."""
-    at = Levels.of(schedule, torch.tensor([t], dtype=torch.float64))
-    return at.signal, at.noise
+def _sigma(schedule: NoiseSchedule, t: float) -> float:
+    """The noise at a time; infinite where no number is as large."""
+    return sigma_at(schedule.log_alpha_bar_at(torch.tensor(t, dtype=torch.float64))).item()
+
+
+def _between(schedule: NoiseSchedule, s: float, t: float) -> tuple[float, float]:
+    """Alpha and 1 - alpha of the transition from s up to t; 1 and 0 where t is not above s."""
+    log_ab_s, log_ab_t = schedule.log_alpha_bar_at(torch.tensor([s, t], dtype=torch.float64))
+    log_alpha = (log_ab_t - log_ab_s).clamp(max=0)
+    return log_alpha.exp().item(), -log_alpha.expm1().item()

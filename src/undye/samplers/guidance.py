@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64, Real
 from torch import Tensor
 
 from undye.denoiser import Denoised, Denoiser
-from undye.diffusion.prediction import eps_from_x_0, signal_and_noise
+from undye.diffusion.prediction import divisor_and_noise, eps_from_x_0
 from undye.diffusion.process import like
 from undye.diffusion.score import sigma_at
 from undye.errors import UserError
@@ -64,7 +64,10 @@ class Conditioned:
         x_0 = null.x_0 + self.weight * (conditional.x_0 - null.x_0)
         eps = null.eps + self.weight * (conditional.eps - null.eps)
         if self.rescale > 0:
-            to = conditional.x_0.std(dim=(1, 2, 3), keepdim=True) / x_0.std(dim=(1, 2, 3), keepdim=True).clamp(min=1e-8)
+            # without signal x_0 from eps is so large that its squares would be infinite
+            size = x_0.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1)
+            stds = [(x / size).std(dim=(1, 2, 3), keepdim=True) for x in (conditional.x_0, x_0)]
+            to = stds[0] / stds[1].clamp(min=1e-8)
             x_0 = x_0 * (1 - self.rescale + self.rescale * to)
             eps = eps_from_x_0(x_0, x_t, self.schedule.log_alpha_bar_at(t))
         if not bool(guided.all()):
@@ -108,7 +111,7 @@ class ClassifierGuided:
     def __call__(self, x_t: Float[Tensor, "b c h w"], t: Real[Tensor, " b"], /) -> Denoised:
         """The guided prediction."""
         out = self.model(x_t, t)
-        a, b = signal_and_noise(self.schedule.log_alpha_bar_at(t), x_t)
+        a, b = divisor_and_noise(self.schedule.log_alpha_bar_at(t), x_t)
         shift = self.scale * self.gradient(x_t, t)
         return replace(out, x_0=out.x_0 + b.square() / a * shift, eps=out.eps - b * shift)
 

@@ -8,10 +8,10 @@ from typing import ClassVar
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from undye.diffusion.prediction import eps_from_x_0
+from undye.diffusion.prediction import eps_from_x_0, signal_and_noise
 from undye.diffusion.process import like, times
 from undye.diffusion.schedule import NoiseSchedule
-from undye.diffusion.score import from_sigma_space, score_from_eps, sigma_at, sigma_space_score, to_sigma_space
+from undye.diffusion.score import sigma_at
 from undye.samplers.base import PURE_NOISE, DenoiserLike, Noise, Sampler, Step, pairs
 
 
@@ -21,7 +21,8 @@ class Langevin(Sampler):
 
     In sigma space, y = x / sqrt(alpha_bar) = x_0 + sigma eps, a step is y + step_size sigma^2 score + sigma
     sqrt(2 step_size) z, where the score is that of the model's density at this sigma: -eps / sigma, for eps and score
-    are the same thing (eps = -sqrt(1 - alpha_bar) score, Ho et al. 2020, section 3.2). y is left as it is where sigma
+    are the same thing (eps = -sqrt(1 - alpha_bar) score, Ho et al. 2020, section 3.2). In x, where no number grows
+    with sigma, that is x - sqrt(1 - alpha_bar) (step_size eps - sqrt(2 step_size) z). y is left as it is where sigma
     falls to the next level, except from above 1000, where x is. After the last level the noise that is still there is
     taken out by x_0's posterior mean.
 
@@ -60,18 +61,13 @@ class Langevin(Sampler):
                 yield Step(index, t, s, x_0, x_0)
                 return
             s_ = times(s, x)
-            log_ab = schedule.log_alpha_bar_at(s_)
-            sigma = sigma_at(log_ab)
-            log_ab_t = schedule.log_alpha_bar_at(times(t, x))
+            log_ab, log_ab_t = schedule.log_alpha_bar_at(s_), schedule.log_alpha_bar_at(times(t, x))
             # pure noise at t is, unscaled, what pure noise at s would be; its y would be far out at a smaller sigma
-            y = to_sigma_space(x, log_ab if sigma_at(log_ab_t)[0] > PURE_NOISE else log_ab_t)
-            x_0 = x
+            if sigma_at(log_ab_t)[0] <= PURE_NOISE:
+                x = like((0.5 * (log_ab - log_ab_t)).exp(), x) * x
+            x_0, b = x, signal_and_noise(log_ab, x)[1]
             for _ in range(self.repeats):
-                x = from_sigma_space(y, log_ab)
                 out, x_0 = self.predict_x_0(denoiser, x, s_)
                 eps = out.eps if x_0 is out.x_0 else eps_from_x_0(x_0, x, log_ab)
-                score = sigma_space_score(score_from_eps(eps, log_ab), log_ab)
-                y = y + like(self.step_size * sigma.square(), y) * score
-                y = y + like(math.sqrt(2 * self.step_size) * sigma, y) * noise(y)
-            x = from_sigma_space(y, log_ab)
+                x = x - b * (self.step_size * eps - math.sqrt(2 * self.step_size) * noise(x))
             yield Step(index, t, s, x, x_0)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from undye.config_grids import OptimisedGrid
 from undye.denoiser import Denoised, Denoiser
-from undye.diffusion.schedule import NoiseSchedule, log_snr
+from undye.diffusion.schedule import NoiseSchedule, log_alpha_bar_at_log_snr, log_snr
 from undye.errors import UserError
 from undye.samplers.base import DenoiserLike, Sampler, final
 from undye.samplers.dpm import DPM2M
@@ -273,7 +273,7 @@ def _lambdas(schedule: NoiseSchedule, times: Tensor) -> Tensor:
 
 def _times(schedule: NoiseSchedule, lam: Tensor) -> Tensor:
     """The grid with these lambdas between T and 0."""
-    inner = schedule.time_at(-(-2 * lam).exp().log1p()).clamp(min=1)
+    inner = schedule.time_at(log_alpha_bar_at_log_snr(2 * lam)).clamp(min=1)
     ends = torch.tensor([schedule.num_steps, 0], dtype=torch.float64)
     return torch.cat([ends[:1], inner, ends[1:]])
 

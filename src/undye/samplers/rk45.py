@@ -11,7 +11,7 @@ from torch import Tensor
 from undye.diffusion.ode import solve_each
 from undye.diffusion.prediction import eps_from_x_0, signal_and_noise
 from undye.diffusion.process import times
-from undye.diffusion.schedule import NoiseSchedule
+from undye.diffusion.schedule import NoiseSchedule, log_alpha_bar_at_log_snr
 from undye.errors import UserError
 from undye.samplers.base import DenoiserLike, Levels, Noise, Sampler, Step, pairs
 
@@ -48,7 +48,7 @@ class RK45(Sampler):
         x = x_T
 
         def derivative(lam: Tensor, x: Tensor) -> Tensor:
-            log_alpha_bar = -(-2 * lam).exp().log1p()
+            log_alpha_bar = log_alpha_bar_at_log_snr(2 * lam)
             t = schedule.time_at(log_alpha_bar.clamp(schedule.log_alpha_bar[-1].item(), 0))
             out, x_0 = self.predict_x_0(denoiser, x, t)
             eps = out.eps if x_0 is out.x_0 else eps_from_x_0(x_0, x, log_alpha_bar)
