@@ -38,6 +38,8 @@ def report(lines: Lines, n: int) -> list[str]:
             cells = [of(found[name, c]) if (name, c) in found else "" for c in columns]
             text.append(f"| {'**' + name + '**' if name == OURS else name} | " + " | ".join(cells) + " |")
         text.append("")
+    if any("heun" in name.lower() for name in names):
+        text += ["Where a sampler takes two calls a step, it may have made one less than the column says.", ""]
     adaptive = [line for line in lines if not line["calls"]]
     if adaptive:
         text += ["Samplers that take as many calls as their tolerance asks for:", ""]
@@ -107,7 +109,8 @@ def plot(lines: Lines, path: Path) -> None:
 
 
 def _distance(name: str) -> Any:
-    return lambda line: f"{line[f'distance_{name}']:.4f}"
+    key = f"distance_{name}"
+    return lambda line: f"{line[key]:.4f}" if key in line else ""
 
 
 def _fid(line: dict[str, Any]) -> str:

@@ -31,6 +31,8 @@ from undye.samplers.guidance import Conditioned
 Line = tuple[str, int]
 """A sampler's name and its network calls; 0 where it takes as many as it takes."""
 
+AIMS = {"ode": "many steps of the ODE", "ancestral": "ancestral sampling in all steps"}
+
 _denoiser: Denoiser
 _walks: dict[Line, Walk]
 
@@ -38,7 +40,7 @@ _walks: dict[Line, Walk]
 def lines_of(denoiser: Denoiser) -> dict[Line, Walk]:
     """Everything that can be drawn, by name and network calls."""
     walks = {(name, calls): walk for name, calls, walk in (*contenders(denoiser), *adaptive(denoiser)) if walk}
-    return walks | {(f"aim: {name}", 0): walk for name, walk in aims(denoiser).items()}
+    return walks | {(AIMS[key], 0): walk for key, walk in aims(denoiser).items()}
 
 
 def start(model: Path, runtime: str) -> None:
@@ -65,7 +67,7 @@ def draw(line: Line, rows: range) -> tuple[np.ndarray, float]:
 
 
 class Bench:
-    """The reference, the aims, and the measures."""
+    """Draws lines, keeps their samples, and measures them."""
 
     def __init__(self, args: argparse.Namespace, pool: ProcessPoolExecutor, cache: Path):
         from undye.metrics.bootstrap import resample_weights
@@ -73,46 +75,57 @@ class Bench:
         from undye.metrics.extractor_names import default_extractor
         from undye.metrics.moments import Moments
 
-        self.n, self.batch, self.pool = args.n, args.batch, pool
+        self.n, self.batch, self.pool, self.cache = args.n, args.batch, pool, cache
         self.extractor = load_extractor(default_extractor(args.data) or "fashion-mnist")
         source = undye.load_images(args.data, split="test")
         chunks = (np.arange(i, min(i + 1000, len(source))) for i in range(0, len(source), 1000))
         self.reference = Moments.of(np.concatenate([self.extractor(source.images(rows)).pooled for rows in chunks]))
         self.weights = resample_weights(self.n)
-        self.aims: dict[str, np.ndarray] = {}
-        for name in ("ode", "ancestral"):
-            path = cache / f"{name}.npy"
-            if not path.exists():
-                print(f"{name}: the many-step solution", file=sys.stderr, flush=True)
-                x, _ = self.run((f"aim: {name}", 0))
-                with atomic_path(path) as temporary, temporary.open("wb") as file:
-                    np.save(file, x)
-            self.aims[name] = np.load(path)
 
-    def run(self, line: Line) -> tuple[np.ndarray, float]:
-        """The samples of a line, and the CPU seconds they took."""
+    def run(self, line: Line, path: Path) -> float:
+        """Draw the samples of a line into a file; the CPU seconds they took."""
         rows = [range(start, min(start + self.batch, self.n)) for start in range(0, self.n, self.batch)]
         parts = list(self.pool.map(draw, [line] * len(rows), rows))
-        return np.concatenate([x for x, _ in parts]), sum(seconds for _, seconds in parts)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.save(file, np.concatenate([x for x, _ in parts]))
+        return sum(seconds for _, seconds in parts)
 
     def measure(self, line: Line, num_steps: int) -> dict[str, Any]:
-        """One line of the table."""
+        """One line of the table, without its distances."""
         from undye.metrics.bootstrap import fid_replicates
 
         found: dict[str, Any] = {"name": line[0], "calls": line[1]}
-        if line == ("ancestral, uniform", num_steps):
-            x = self.aims["ancestral"]  # the same thing
+        path = samples_of(self.cache, line)
+        same = samples_of(self.cache, (AIMS["ancestral"], 0))
+        if line == ("ancestral, uniform", num_steps) and same.exists():
+            path.write_bytes(same.read_bytes())  # the same thing
         else:
-            x, found["cpu_seconds"] = self.run(line)
-        for name, aim in self.aims.items():
-            found[f"distance_{name}"] = float(np.sqrt(np.square(x - aim, dtype=np.float64).mean()))
-        features = self.extractor(to_uint8(torch.from_numpy(x))).pooled
+            found["cpu_seconds"] = self.run(line, path)
+        if line[0] in AIMS.values():
+            return found
+        features = self.extractor(to_uint8(torch.from_numpy(np.load(path)))).pooled
         replicates = fid_replicates(features, self.reference, self.weights)
         if replicates is not None:
             interval = replicates.interval()
             found |= {"fid": replicates.value, "fid_low": interval.low, "fid_high": interval.high}
             found["fid_replicates"] = replicates.values.tolist()
         return found
+
+
+def samples_of(cache: Path, line: Line) -> Path:
+    """Where the samples of a line are kept."""
+    return cache / f"{line[0]}-{line[1]}.npy".replace(": ", "-").replace(", ", "-").replace(" ", "-")
+
+
+def add_distances(lines: list[dict[str, Any]], cache: Path) -> None:
+    """How far each line's samples are from the many-step solutions that have been drawn."""
+    for key, name in AIMS.items():
+        path = samples_of(cache, (name, 0))
+        if path.exists():
+            aim = np.load(path)
+            for line in lines:
+                x = np.load(samples_of(cache, (line["name"], line["calls"])))
+                line[f"distance_{key}"] = float(np.sqrt(np.square(x - aim, dtype=np.float64).mean()))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -127,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--runtime", choices=("pytorch", "onnxruntime"), default="pytorch", help="what computes them all"
     )
     parser.add_argument("--max-calls", type=int, default=1000)
+    parser.add_argument("--without", nargs="*", default=(), help="names of lines that are not to be measured now")
     parser.add_argument("--cache", type=Path, default=Path("runs/samplers"), help="what is measured already")
     parser.add_argument("--table", type=Path, help="such as benchmarks/results/samplers.md")
     parser.add_argument("--plot", type=Path, help="such as docs/images/samplers.png")
@@ -139,9 +153,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     denoiser = undye.load(args.model)
     num_steps = denoiser.schedule.num_steps
     todo = [
-        line for line in lines_of(denoiser) if line not in done and line[1] <= args.max_calls and "aim" not in line[0]
+        line
+        for line in lines_of(denoiser)
+        if line not in done and line[1] <= args.max_calls and line[0] not in args.without
     ]
-    todo.sort(key=lambda line: line[1])  # what costs most comes last
+    # what costs most comes last; the ODE's solution, which most rests on, first
+    todo.sort(
+        key=lambda line: -1 if line[0] == AIMS["ode"] else num_steps - 1 if line[0] == AIMS["ancestral"] else line[1]
+    )
     if todo:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(args.workers, context, start, (args.model, args.runtime)) as pool:
@@ -152,6 +171,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 write_text(target, json.dumps({**about, "lines": lines}) + "\n")
                 shown = {k: v for k, v in lines[-1].items() if k != "fid_replicates"}
                 print(json.dumps(shown), flush=True)
+    lines = [line for line in lines if line["name"] not in AIMS.values()]
+    add_distances(lines, cache)
     for text in (told := report(lines, args.n)):
         print(text)
     if args.table is not None:
