@@ -17,6 +17,7 @@ from undye.diffusion.terminal import IMAGE_SECOND_MOMENT, SignalLeftWarning, ter
 from undye.diffusion.variance import LEARNED
 from undye.errors import UserError
 from undye.networks import build_network
+from undye.precision import HALF, at_least_single
 from undye.presets import model_preset
 
 
@@ -46,7 +47,9 @@ class Denoiser(nn.Module):
     """A network with its noise process: (x_t, t, label) -> Denoised. It never clips.
 
     The network may be any module (x, t, label) -> tensor of x's shape (twice the channels for a learned variance): x is
-    (B, C, H, W), t is float (B,) as `config.time_input` says, label int64 (B,) or None.
+    (B, C, H, W), t is float32 (B,) as `config.time_input` says, label int64 (B,) or None. It is given x in the dtype of
+    its own weights and computes in that (`denoiser.half()`, `.bfloat16()`, `.double()`); what is made of its answer is
+    in x_t's dtype, and never less than float32.
 
     Attributes:
         config: what the model is; enough, with the weights, to rebuild it.
@@ -94,7 +97,12 @@ class Denoiser(nn.Module):
     def forward(
         self, x_t: Float[Tensor, "b c h w"], t: Real[Tensor, " b"], label: Int64[Tensor, " b"] | None = None
     ) -> Denoised:
-        """x_0 and eps as the model sees them in x_t at times t in (0, T], integers or reals."""
+        """x_0 and eps as the model sees them in x_t at times t in (0, T], integers or reals; float32 or better.
+
+        Raises:
+            UserError: as `predict`.
+        """
+        x_t = x_t.to(at_least_single(x_t.dtype))
         value, learned = self.predict(x_t, t, label)
         return self.read(value, learned, x_t, t)
 
@@ -113,15 +121,29 @@ class Denoiser(nn.Module):
         For learned_range that is the fraction, the network's -1..1 moved to 0..1; for learned the offset.
 
         Raises:
-            UserError: without labels, if the model has classes but no null label.
+            UserError: without labels, if the model has classes but no null label; for a network in half precision on
+                a device that cannot compute so.
             ValueError: for labels that are not the model's.
         """
         self._check(label)
-        value = self.network(x_t, self.time_input(t, x_t), label).to(x_t.dtype)
+        value = self._ask_network(x_t, self.time_input(t, x_t), label).to(x_t.dtype)
         if self.config.variance not in LEARNED:
             return value, None
         value, learned = value.chunk(2, dim=1)
         return value, (learned + 1) / 2 if self.config.variance == "learned_range" else learned
+
+    def _ask_network(self, x_t: Tensor, seen: Tensor, label: Tensor | None) -> Tensor:
+        """The network's output, in its own dtype: that of its weights."""
+        own = next((p.dtype for p in self.network.parameters() if p.is_floating_point()), x_t.dtype)
+        if own not in HALF:
+            return self.network(x_t.to(own), seen, label)
+        try:
+            return self.network(x_t.to(own), seen, label)
+        except RuntimeError as error:
+            if "not implemented for" not in str(error):
+                raise
+            where, what = x_t.device.type, str(own).removeprefix("torch.")
+            raise UserError(f"this network cannot compute in {what} on the {where} ({error}): use .float()") from None
 
     def _check(self, label: Tensor | None) -> None:
         """Raise unless these labels, or none, are what the model takes."""

@@ -6,7 +6,13 @@ import torch
 
 from undye.errors import UserError
 
+HALF = (torch.float16, torch.bfloat16)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def at_least_single(dtype: torch.dtype) -> torch.dtype:
+    """What the diffusion process computes in, around a network of this dtype: float32, or float64 where that is it."""
+    return torch.float32 if dtype in HALF else dtype
 
 
 def network_in(name: str, device: torch.device) -> AbstractContextManager:

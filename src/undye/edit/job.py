@@ -12,6 +12,7 @@ from undye.device import fitting_batch, is_out_of_memory
 from undye.edit.inputs import check_seed
 from undye.edit.noise import EditNoise
 from undye.errors import UserError
+from undye.precision import at_least_single
 from undye.samplers import DenoiserLike
 from undye.samplers.guidance import Conditioned, class_labels
 
@@ -117,7 +118,9 @@ class Job:
 
 
 def _like(part: Tensor, weights: Tensor) -> Tensor:
-    return part.to(weights.device, weights.dtype) if part.is_floating_point() else part.to(weights.device)
+    return (
+        part.to(weights.device, at_least_single(weights.dtype)) if part.is_floating_point() else part.to(weights.device)
+    )
 
 
 def named(images: int, variations: int) -> list[tuple[int, int]]:

@@ -22,12 +22,16 @@ from undye.networks.checkpointing import maybe_again
 from undye.networks.embedding import ClassEmbedding, sinusoidal
 from undye.networks.initialisation import init_zero
 from undye.networks.padding import crop_like, pad_to_multiple
+from undye.precision import at_least_single
 
 TIME_FEATURES = 64
 
 
 class Norm(nn.Module):
-    """Group normalisation in float32, whatever the precision around it."""
+    """Group normalisation in float32, whatever the precision around it.
+
+    What it gives stays float32 under autocast, where the next layer takes it so; else it is in x's dtype again.
+    """
 
     def __init__(self, channels: int, affine: bool = True):
         super().__init__()
@@ -38,9 +42,12 @@ class Norm(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Normalise over the pixels of each group."""
+        mixed, own = torch.is_autocast_enabled(x.device.type), x.dtype
         with torch.autocast(x.device.type, enabled=False):
-            x = x if x.dtype == torch.float64 else x.float()
-            return F.group_norm(x, self.groups, self.weight, self.bias)
+            x = x.to(at_least_single(own))
+            weight, bias = (None if p is None else p.to(x.dtype) for p in (self.weight, self.bias))
+            x = F.group_norm(x, self.groups, weight, bias)
+        return x if mixed else x.to(own)
 
 
 class Block(nn.Module):

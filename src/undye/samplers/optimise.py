@@ -18,6 +18,7 @@ from undye.config_grids import OptimisedGrid
 from undye.denoiser import Denoised, Denoiser
 from undye.diffusion.schedule import NoiseSchedule, log_alpha_bar_at_log_snr, log_snr
 from undye.errors import UserError
+from undye.precision import at_least_single
 from undye.samplers.base import DenoiserLike, Sampler, final
 from undye.samplers.dpm import DPM2M
 from undye.samplers.grid import make_grid
@@ -146,7 +147,9 @@ class _Task:
     def of(cls, denoiser: Denoiser, settings: Settings, n: int, first: int) -> "_Task":
         config, weights = denoiser.config, next(denoiser.parameters(), torch.empty(0))
         shape = (n, config.channels, *config.image_size)
-        x_T = SampleNoise(settings.seed, range(first, first + n))(weights.new_empty(shape))
+        x_T = SampleNoise(settings.seed, range(first, first + n))(
+            weights.new_empty(shape, dtype=at_least_single(weights.dtype))
+        )
         model: DenoiserLike = denoiser
         if config.num_classes is not None:
             model = Conditioned(denoiser, (torch.arange(n) % config.num_classes).to(weights.device))
