@@ -122,6 +122,30 @@ def test_compare_tells_models_the_classes(place, tmp_path, capsys):
     assert report["numbers"]["nll"]["models"][1]["to_first"]["value"] == 0
 
 
+def test_compare_by_what_is_no_single_number(place, tmp_path, capsys):
+    """The curve, each class, copies, neighbours: their own tables, and flags that they need."""
+    data, unseen, out = tmp_path / "labelled.npz", tmp_path / "unseen.npz", tmp_path / "c.json"
+    np.savez(data, images=pixels(60, 5), labels=np.arange(60) % 3)
+    np.savez(unseen, images=pixels(40, 9))
+    other = tmp_path / "other"
+    save(other, model(num_classes=3, clip_x_0=False))
+    args = ["compare", place / "classes", other, "--data", data, "--labels", "auto", "--held-out", unseen, "--n", 30]
+    args += ["--metrics", "rate-distortion", "fid-per-class", "memorization", "neighbours", "--sampler", "ddim"]
+    args += ["--sample-steps", 2, "--features", 0, "--device", "cpu", "--out", out]
+    assert run(*args) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "rate-distortion: bits/dim of 30 of 60 images of ", "bits/dim at which an image's", "FID of each class",
+        "distance to the nearest training image, of 60\n(near copies: the share beyond the 4.2 % of ", "median RMS",
+        "nearest training image of the first samples, median, of 60", "in features", "mean FID of classes: ",
+    ):  # fmt: skip
+        assert part in text, part
+    report = json.loads(out.read_text())
+    assert report["numbers"]["mean fid of classes"]["metric"] == "fid-per-class"
+    assert report["models"][0]["data"]["labels"] is True
+    assert report["models"][0]["metrics"]["memorization"]["held_out"]["n"] == 30
+
+
 def test_a_metric_that_fails_after_others(place, tmp_path, capsys):
     out = tmp_path / "r.json"
     args = ["eval", place / "model", "--data", place / "data.npz", "--metrics", "kid", "pr", "--n", 5]
@@ -135,9 +159,14 @@ def test_a_metric_that_fails_after_others(place, tmp_path, capsys):
     [
         (["model", "--metrics", "fid", "--n", "5"], "more than 6 samples"),
         (["model", "--metrics", "fid", "--data", "no/such"], "no/such"),
-        (["model", "--metrics", "nll", "--sampler", "ddim"], "--sampler is for the metrics"),
+        (["model", "--metrics", "nll", "--sampler", "ddim"], "--sampler is for the metrics fid, kid"),
         (["model", "--metrics", "nll", "--features", "0"], "--features is for the metrics"),
-        (["model", "--metrics", "fid", "--neighbours", "x.png"], "--neighbours is for the metrics neighbours"),
+        (["model", "--metrics", "fid", "--neighbours", "x.png"], "--neighbours is for the metric neighbours"),
+        (["model", "--metrics", "fid", "--pairs", "x.png"], "--pairs is for the metric memorization"),
+        (["model", "--metrics", "fid", "--labels", "auto"], "--labels is for the metrics nll"),
+        (["model", "--metrics", "nll", "--held-out", "made.npz"], "--held-out is for the metric memorization"),
+        (["model", "--metrics", "rate-distortion", "--draws", "3"], "--draws is for the metric nll"),
+        (["model", "--metrics", "nll", "rate-distortion", "--draws", "3"], "which take every step: leave it out"),
         (["model", "--metrics", "neighbours", "--neighbours", "x.jpg"], "give a .png"),
         (["model", "--metrics", "fid", "--sampler-options", "eta=1"], "say which"),
         (["model", "--metrics", "fid", "--sampler", "ddim", "--sampler-options", "et=1"], "no option 'et'"),
@@ -168,13 +197,18 @@ def test_wrong_calls(place, tmp_path, monkeypatch, capsys, args, says):
         (["made.npz", "nowhere"], "nowhere"),
         (["made.npz", "dark.npz", "--out", "x.txt"], ".json"),
         (["model", "dark.npz", "--metrics", "kid", "nll"], "dark.npz holds images: leave it out, or compare"),
-        (["model", "model", "--metrics", "rate-distortion"], "'nll', 'ode', 'fid', 'kid', 'is', 'pr', 'sfid'"),
-        (["model", "model", "--metrics", "fid", "--draws", "3"], "--draws is for nll"),
-        (["model", "model", "--metrics", "fid", "--exact"], "--exact is for nll"),
-        (["model", "model", "--metrics", "kid", "nll", "--sigma-min", "1"], "--sigma-min is for ode"),
-        (["model", "model", "--metrics", "fid", "--labels", "auto"], "--labels is for nll, ode"),
-        (["model", "model", "--metrics", "nll"], "--features is for fid"),
-        (["model", "model", "--metrics", "kid", "nll", "--exact", "--draws", "3"], "leave one of them out"),
+        (["model", "dark.npz", "--metrics", "kid", "rate-distortion"], "dark.npz holds images: leave it out"),
+        (["model", "model", "--metrics", "fit"], "'rate-distortion', 'ode', 'memorization', 'fid'"),
+        (["model", "model", "--metrics", "fid", "--draws", "3"], "--draws is for the metric nll"),
+        (["model", "model", "--metrics", "fid", "--exact"], "--exact is for the metrics nll, rate-distortion"),
+        (["model", "model", "--metrics", "kid", "nll", "--sigma-min", "1"], "--sigma-min is for the metric ode"),
+        (["model", "model", "--metrics", "fid", "--labels", "auto"], "--labels is for the metrics nll"),
+        (["model", "model", "--metrics", "nll"], "--features is for the metrics fid"),
+        (["model", "model", "--metrics", "kid", "nll", "--exact", "--draws", "3"], "which take every step"),
+        (["made.npz", "dark.npz", "--metrics", "kid", "--held-out", "x"], "--held-out is for the metric memorization"),
+        (["made.npz", "dark.npz", "--metrics", "memorization", "kid"], "give --held-out"),
+        (["model", "model", "--metrics", "fid-per-class"], "trained with labels"),
+        (["made.npz", "dark.npz", "--metrics", "neighbours", "--neighbours", "x.png"], "--neighbours"),
     ],
 )
 def test_wrong_comparisons(place, tmp_path, monkeypatch, capsys, args, says):

@@ -9,7 +9,7 @@ import torch
 
 import undye
 from undye.checkpoint.native import save
-from undye.cli.eval_table import compare_table
+from undye.cli.compare_table import compare_table
 from undye.metrics import quality
 from undye.metrics.bootstrap import resample_weights
 from undye.metrics.findings import UnfinishedReport
@@ -94,13 +94,19 @@ def test_each_side_is_what_evaluate_says(tmp_path):
         ([pixels(60)], {}, "at least two"),
         ([pixels(60), pixels(60)], {"metrics": ["kid", "nll"]}, r"nll is what a model says .* array \(1\) holds"),
         ([model(), "no/such/model"], {"metrics": ["nll"]}, "no model at no/such/model"),
-        ([model(), model()], {"metrics": ["rate-distortion"]}, "by nll, ode, fid, kid, is, pr, sfid, not by rate-d"),
-        ([model(), model()], {"metrics": ["nll", "fid-per-class"]}, "not by fid-per-class"),
+        (
+            [model(), pixels(60)],
+            {"metrics": ["rate-distortion"]},
+            r"rate-distortion is what .* array holds .*neighbours",
+        ),
+        ([model(), model()], {"metrics": ["fid-per-class"]}, "trained with labels"),
+        ([pixels(60), pixels(60)], {"metrics": ["fid-per-class"]}, "with classes"),
+        ([pixels(60), pixels(60)], {"metrics": ["memorization"]}, "--held-out"),
         ([model(), model()], {"metrics": ["nll"], "draws": 0}, "at least 1"),
         ([model(), model()], {"metrics": ["ode"], "tolerance": 0.0}, "tolerance above 0"),
         ([pixels(60), "no/such/model"], {}, "no model at no/such/model"),
         ([pixels(60), pixels(60)], {"features": "no-such"}, "no-such"),
-        ([pixels(60), pixels(60)], {"metrics": ["fit"]}, "not by fit"),
+        ([pixels(60), pixels(60)], {"metrics": ["fit"]}, "unknown metric 'fit'"),
     ],
 )
 def test_wrong_calls(models, options, says):

@@ -1,12 +1,12 @@
-"""A report of `undye eval` or `undye compare` as the terminal shows it."""
+"""A report of `undye eval` as the terminal shows it."""
 
 from typing import Any
 
+from undye.metrics.numbers import PRECISION_RECALL
 from undye.metrics.wording import drawn
 
 RATE_ROWS = 10
 LIKELIHOODS = {"nll": "NLL", "ode": "ODE"}
-PRECISION_RECALL = ("precision", "recall", "density", "coverage")
 NAMES = {
     **LIKELIHOODS, "fid": "FID", "kid": "KID", "is": "IS", "sfid": "sFID", **{name: name for name in PRECISION_RECALL},
 }  # fmt: skip
@@ -27,69 +27,6 @@ def table(report: dict[str, Any]) -> list[str]:
         lines.append(f"features {features['name']} ({features['dims']:,} dimensions, sha256 {features['sha256'][:12]})")
     lines += [*_likelihoods(found), *_quality(found), *_per_class(found), *_beside_training(found), *_curve(found)]
     return [*lines, *_failed(report)]
-
-
-def compare_table(report: dict[str, Any]) -> list[str]:
-    """The lines of a report of `undye.compare`: a row for each model, and the verdicts below."""
-    names = [m["name"] for m in report["models"]]
-    width = max(map(len, names)) + 2
-    columns = list(report["numbers"])
-    cells: dict[tuple[str, str], str] = {}
-    verdicts: list[str] = []
-    for number, found in report["numbers"].items():
-        first = found["models"][0]["name"]
-        for row in found["models"]:
-            best = row["name"] == found["best"]
-            cells[row["name"], number] = _value(number, row["value"]) + ("*" if best else "")
-            if not best:
-                verdicts.append(_verdict(number, row, found["best"], row["to_best"], found["lower_is_better"]))
-            if first not in (row["name"], found["best"]) and not best:
-                verdicts.append(_verdict(number, row, first, row["to_first"], found["lower_is_better"]))
-    wide = {c: max(len(NAMES[c]), *(len(cells.get((n, c), "")) for n in names)) + 2 for c in columns}
-    lines = [" " * width + "n".rjust(8) + "".join(NAMES[c].rjust(wide[c]) for c in columns)]
-    flags: dict[str, None] = {}
-    for model in report["models"]:
-        name = model["name"]
-        cell = "".join(cells.get((name, c), "-").rjust(wide[c]) for c in columns)
-        n = model.get("samples", model["data"])["n"]
-        lines.append(f"{name:<{width}}{n:>8,}{cell}")
-        for metric, entry in model["metrics"].items():
-            flags |= dict.fromkeys(f"  ! {NAMES.get(metric, metric)} of {name}: {f}" for f in entry.get("flags", ()))
-    failed = [f"! {name}: not measured ({why})" for name, why in report.get("failed", {}).items()]
-    failed += [
-        f"! {metric} of {model['name']}: not measured ({why})"
-        for model in report["models"]
-        for metric, why in model.get("failed", {}).items()
-    ]
-    if verdicts:
-        verdicts = ["* the best; the differences, by the bootstrap (95 %):", *verdicts]
-    return [*lines, *_asked_about(report), "", *verdicts, *flags, *failed]
-
-
-def _asked_about(report: dict[str, Any]) -> list[str]:
-    """What the likelihoods of a comparison are: of the same images for all models."""
-    names = [name for metric, name in LIKELIHOODS.items() if metric in report["numbers"]]
-    if not names:
-        return []
-    data = next(m["data"] for m in report["models"] if LIKELIHOODS.keys() & m["metrics"].keys())
-    what = f"{data['n']:,} of {data['images']:,} images of {data['name']}"
-    return ["", f"{', '.join(names)}: bits/dim of {what}"]
-
-
-def _verdict(number: str, row: dict[str, Any], other: str, d: dict[str, Any] | None, lower: bool) -> str:
-    """Whether a row differs from another one, in words."""
-    start = f"  {NAMES[number]}: {row['name']}"
-    if d is None:
-        return f"{start} cannot be told from {other}: no interval"
-    said = f"may be as good as {other}, the difference is not real"
-    if d["real"]:
-        said = f"is {'worse' if (d['value'] > 0) == lower else 'better'} than {other}"
-    how = "paired" if d["paired"] else "unpaired"
-    return f"{start} {said} ({d['value']:+.4g}, {d['low']:+.4g} to {d['high']:+.4g}, p = {_p(d['p_value'])}, {how})"
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 1e-3 else f"{value:.3f}"
 
 
 def _samples(s: dict[str, Any]) -> str:
@@ -133,12 +70,12 @@ def _quality(found: dict[str, Any]) -> list[str]:
         entry = head = found[metric]
         numbers = {metric: entry} if metric != "pr" else {k: entry[k] for k in PRECISION_RECALL}
         for name, number in numbers.items():
-            rows.append(f"  {NAMES[name]:<12}{_short(number['value']):>9}{_interval(number)}")
+            rows.append(f"  {NAMES[name]:<12}{short(number['value']):>9}{_interval(number)}")
         if (infinity := entry.get("infinity")) is not None:
-            rows.append(f"  {'  n = inf':<12}{_short(infinity['value']):>9}   extrapolated ({NAMES[metric]}-infinity)")
+            rows.append(f"  {'  n = inf':<12}{short(infinity['value']):>9}   extrapolated ({NAMES[metric]}-infinity)")
         if (subsets := entry.get("subsets")) is not None:
             size = f"{subsets['subsets']} subsets of {subsets['subset_size']:,}"
-            rows.append(f"  {'  subsets':<12}{_short(subsets['value']):>9}   +- {_short(subsets['std'])} among {size}")
+            rows.append(f"  {'  subsets':<12}{short(subsets['value']):>9}   +- {short(subsets['std'])} among {size}")
         flags |= dict.fromkeys(f"{NAMES.get(metric, 'pr')}: {flag}" for flag in entry["flags"])
     if head is None:
         return []
@@ -152,13 +89,14 @@ def _per_class(found: dict[str, Any]) -> list[str]:
     if "fid-per-class" not in found:
         return []
     entry = found["fid-per-class"]
-    lines = ["", "FID of each class"]
+    lines = ["", "FID of each class (95 % intervals)"]
     for c in entry["classes"]:
-        value = "-" if c["value"] is None else _short(c["value"])
+        value = "-" if c["value"] is None else short(c["value"])
         mark = " !" if c["rank_deficient"] else ""
-        lines.append(f"  {c['name']:<16}{value:>9}   {c['n']:,} samples, {c['reference_n']:,} images{mark}")
+        counts = f"   {c['n']:,} samples, {c['reference_n']:,} images"
+        lines.append(f"  {c['name']:<16}{value:>9}{_interval(c):<21}{counts}{mark}")
     if entry["mean"] is not None:
-        lines.append(f"  {'mean':<16}{_short(entry['mean']):>9}")
+        lines.append(f"  {'mean':<16}{short(entry['mean']):>9}{_interval({'interval': entry['mean_interval']})}")
     return [*lines, *(f"  ! {flag}" for flag in entry["flags"])]
 
 
@@ -195,6 +133,11 @@ def _curve(found: dict[str, Any]) -> list[str]:
     rows = sorted({round(i * (k - 1) / RATE_ROWS) for i in range(RATE_ROWS + 1)})
     for i in rows:
         lines.append(f"  {curve['t'][i]:<8}{curve['rate_bits_per_dim'][i]:<17.5f}{curve['rmse'][i]:.3f}")
+    lines.append("  the RMSE has fallen to (95 % intervals)")
+    for at in curve["at_rmse"]:
+        rate = at["rate_bits_per_dim"]
+        said = "never" if rate is None else f"at {rate:.4f} bits/dim{_interval(at)}"
+        lines.append(f"  {at['rmse']:<8g}{said}")
     return lines
 
 
@@ -205,16 +148,12 @@ def _failed(report: dict[str, Any]) -> list[str]:
 
 def _interval(number: dict[str, Any]) -> str:
     interval = number["interval"]
-    return "" if interval is None else f"   {_short(interval['low'])} to {_short(interval['high'])}"
+    return "" if interval is None else f"   {short(interval['low'])} to {short(interval['high'])}"
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Four digits that say something; small numbers (KID) keep them."""
     return f"{value:z.3f}" if abs(value) >= 0.1 or abs(value) < 5e-6 else f"{value:.5f}"
-
-
-def _value(number: str, value: float) -> str:
-    return f"{value:.4f}" if number in LIKELIHOODS else _short(value)
 
 
 def _number(estimate: dict[str, float | None]) -> str:

@@ -28,7 +28,9 @@ TOGETHER = 25
 """Resamples whose covariances are summed in one pass over the features: bounds the memory."""
 
 
-def resample_weights(n: int, resamples: int = 200, seed: int = 0, draw: int = 0) -> Integer[np.ndarray, "r n"]:
+def resample_weights(
+    n: int, resamples: int = 200, seed: int = 0, draw: int = 0, part: int = 0
+) -> Integer[np.ndarray, "r n"]:
     """How often each of n images counts in each resample: multinomial, (R, n), summing to n in each row.
 
     Args:
@@ -36,6 +38,7 @@ def resample_weights(n: int, resamples: int = 200, seed: int = 0, draw: int = 0)
         resamples: how many.
         seed: names the draws.
         draw: another number for another, independent set of images; the same for paired ones.
+        part: another number for another part of the set that is drawn again by itself.
 
     Raises:
         UserError: for fewer than two images or resamples.
@@ -44,11 +47,11 @@ def resample_weights(n: int, resamples: int = 200, seed: int = 0, draw: int = 0)
         raise UserError(f"a bootstrap needs at least 2 images and 2 resamples, got {n} and {resamples}")
     out = np.empty((resamples, n), dtype=np.uint8)  # a count above 255 has a chance of 1e-507
     for r in range(resamples):
-        out[r] = np.bincount(keyed.generator(seed, Stream.BOOTSTRAP, draw, r).integers(0, n, n), minlength=n)
+        out[r] = np.bincount(keyed.generator(seed, Stream.BOOTSTRAP, draw, r, part).integers(0, n, n), minlength=n)
     return out
 
 
-def _sums(weights: Integer[np.ndarray, "r n"], values: np.ndarray) -> np.ndarray:
+def resample_sums(weights: Integer[np.ndarray, "r n"], values: np.ndarray) -> np.ndarray:
     """Each resample's sum of one number per image; a row at a time, for as float64 all weights take much room."""
     return np.array([row @ values for row in weights])
 
@@ -86,7 +89,7 @@ def fid_replicates(
         # a noise of its own for each set, and the same for the same set
         own = keyed.generator(zlib.crc32(about.influences.tobytes()), Stream.BOOTSTRAP)
         second = about.bias + np.sqrt(about.second_order_variance) * own.standard_normal(len(weights))
-        return combined(about.value, _sums(weights, about.influences) / n, second)
+        return combined(about.value, resample_sums(weights, about.influences) / n, second)
     value = frechet_distance(Moments.of(features), reference)
     root, constant = factor(reference), np.trace(reference.cov)
     # a resample's covariance is on average (n - 1)/n of the set's, which would hide part of the bias
@@ -100,7 +103,7 @@ def fid_replicates(
             values[r] = mean @ mean + np.trace(cov) + constant - 2 * np.sqrt(np.clip(eigenvalues, 0, None)).sum()
         if progress is not None:
             progress(start + len(group), len(weights))
-    first = _sums(weights, expand(features, reference).influences) / n
+    first = resample_sums(weights, expand(features, reference).influences) / n
     return combined(value, first, values - value - first)
 
 
@@ -160,9 +163,9 @@ def kid_replicates(
     pairs = n**2 - np.array([np.square(row, dtype=np.int64).sum() for row in w.T])
     with np.errstate(invalid="ignore"):  # of two images a resample may hold one twice: no pair, NaN
         own /= pairs
-    values = own + reference_own / (m * (m - 1)) - 2 * _sums(w.T, to_reference) / (n * m)
+    values = own + reference_own / (m * (m - 1)) - 2 * resample_sums(w.T, to_reference) / (n * m)
     projection = to_own / (n - 1) - to_reference / m
-    first = _sums(weights, projection - projection.mean()) * (2 / n)
+    first = resample_sums(weights, projection - projection.mean()) * (2 / n)
     return combined(float(values[0]), first, values[1:] - values[0] - first)
 
 
@@ -207,12 +210,12 @@ def prdc_replicates(result: Prdc, weights: Integer[np.ndarray, "r n"]) -> dict[s
     """
     n = len(result.in_manifold)
     replicates = {
-        name: Replicates(float(each.mean()), _sums(weights, each.astype(np.float64)) / n)
+        name: Replicates(float(each.mean()), resample_sums(weights, each.astype(np.float64)) / n)
         for name, each in (("precision", result.in_manifold), ("density", result.balls))
     }
     for name, value, losses in (
         ("recall", result.recall, result.recall_losses), ("coverage", result.coverage, result.coverage_losses),
     ):  # fmt: skip
         influences = (n - 1) * (losses - losses.mean())
-        replicates[name] = Replicates(value, value + _sums(weights, influences) / n)
+        replicates[name] = Replicates(value, value + resample_sums(weights, influences) / n)
     return replicates

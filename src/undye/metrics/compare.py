@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from torch import nn
 
 from undye.checkpoint.load import is_foreign
@@ -20,16 +21,12 @@ from undye.metrics.extractor import FeatureExtractor, default_extractor, help_fo
 from undye.metrics.findings import Findings, ProgressOf, UnfinishedReport, without_nan
 from undye.metrics.intervals import Replicates, difference
 from undye.metrics.measuring import Outputs, measure
-from undye.metrics.quality import LOWER_IS_BETTER
-from undye.metrics.requests import OF_SAMPLES, EvalRequest
+from undye.metrics.numbers import READERS, Number, numbers_of
+from undye.metrics.requests import FROM_SAMPLES, IN_FEATURES, OF_MODEL, EvalRequest
 from undye.metrics.subject import Model, Subject, checkpoint_of, is_images
 from undye.metrics.versions import versions
 from undye.samplers import Sampler
 from undye.world import World
-
-LIKELIHOODS = ("nll", "ode")
-"""Those that are one number for each image: the rate-distortion curve is not."""
-COMPARED = (*LIKELIHOODS, *(m for m in OF_SAMPLES if m != "fid-per-class"))
 
 
 def compare(
@@ -51,6 +48,7 @@ def compare(
     sample_grid: str | None = None,
     guidance: float = 1.0,
     features: str | PathLike[str] | nn.Module | FeatureExtractor | None = None,
+    held_out: Images | None = None,
     samples: str | PathLike[str] | None = None,
     out: str | PathLike[str] | None = None,
     seed: int = 0,
@@ -76,15 +74,17 @@ def compare(
 
     Args:
         models: at least two of what `undye.evaluate` takes.
-        data: the reference set, and the images that the likelihoods look at.
-        metrics: any of nll, ode (for models only), fid, kid, is, pr, sfid.
-        n: samples of each, and images that the likelihoods look at; None: 10,000 samples, all images of a set, and
-            1,000 images for the likelihoods.
+        data: the reference set, and the images that the likelihoods look at; for memorization and neighbours what the
+            models were trained on (its training split).
+        metrics: any that `undye.evaluate` has. Of models only: nll, rate-distortion (the bits at which an image's
+            error has fallen to 20, 10, 5 and 2 of 255), ode.
+        n: samples of each, and images that the likelihoods look at; None: 10,000 samples where a metric in features is
+            asked for, else 1,000; all images of a set; 1,000 images for the likelihoods.
         draws: see `undye.evaluate`, as all that follow: times drawn for each image by nll; None: every time.
-        steps: length of the chain of nll.
+        steps: length of the chain of nll and rate-distortion.
         grid: how its steps are spread.
-        clip: of nll: clip the predicted x_0.
-        variance: of nll: of the reverse steps.
+        clip: of nll and rate-distortion: clip the predicted x_0.
+        variance: of nll and rate-distortion: of the reverse steps.
         tolerance: of the ODE's solver.
         sigma_min: noise where the ODE's path starts.
         repeats: dequantisations of each image by ode.
@@ -92,12 +92,13 @@ def compare(
         sample_steps: of the samples.
         sample_grid: how those are spread.
         guidance: of models with classes.
-        features: the extractor, for metrics of samples.
+        features: the extractor, for metrics in features.
+        held_out: for memorization: images like those that the models were trained on, not among them.
         samples: a folder that keeps the samples.
         out: a .json file for the report, written after each model.
         seed: names the noise.
         split: of the reference set.
-        labels: give the models the images' classes.
+        labels: give the models the images' classes; fid-per-class takes what the data bring for "none".
         image_size: (height, width) to resize images to.
         channels: 1 or 3.
         upscale: enlarge smaller images.
@@ -110,9 +111,10 @@ def compare(
 
     Returns:
         Plain data: `models`, a report of `undye.evaluate` each with its `name`; `numbers`, by their names, each with
-        the `best` one and for every model its `value`, and as `to_best` and `to_first` the difference with its
-        interval, p-value, whether it is `real`, and whether it is `paired`; None where there is no interval. And
-        `failed`, where some could not be measured at all: why, by their names.
+        its `metric`, whether `lower_is_better` (None: neither way is), the `best` one (None then) and for every model
+        its `value`, and as `to_best` and `to_first` the difference with its interval, p-value, whether it is `real`,
+        and whether it is `paired`; None where there is no interval, or values do not compare (`otherwise` says why).
+        And `failed`, where some could not be measured at all: why, by their names.
 
     Raises:
         UserError: for what cannot be used; nothing has been drawn then. Or if nothing could be measured.
@@ -121,21 +123,19 @@ def compare(
     asked = (metrics,) if isinstance(metrics, str) else tuple(dict.fromkeys(metrics))
     if len(models) < 2:
         raise UserError("a comparison needs at least two models or sets of images")
-    if wrong := [m for m in asked if m not in COMPARED]:
-        raise UserError(f"models are compared by {', '.join(COMPARED)}, not by {wrong[0]}: ask undye eval for it")
-    _check_there(models, asked)
     request = EvalRequest(
         metrics=asked, n=n, draws=draws, steps=steps, grid=grid, clip=clip, variance=variance, tolerance=tolerance,
         sigma_min=sigma_min, repeats=repeats, sampler=sampler, sample_steps=sample_steps, sample_grid=sample_grid,
         guidance=guidance, seed=seed, batch_size=batch_size,
     )  # fmt: skip
+    _check_there(models, asked)
     images = EvalData(
-        data=data, split=split, labels=labels, image_size=image_size, channels=channels, upscale=upscale,
-        progress=progress,
+        data=data, held_out=held_out, split=split, labels=labels, image_size=image_size, channels=channels,
+        upscale=upscale, progress=progress,
     )  # fmt: skip
     where, world = pick_device(device), world or World.alone()
     extractor = None
-    if request.asks(*OF_SAMPLES):
+    if request.asks(*IN_FEATURES):
         chosen = features if features is not None else default_extractor(images.name)
         if chosen is None:
             raise UserError(help_for(images.name))
@@ -147,7 +147,7 @@ def compare(
     failures: list[str] = []
     failed: dict[str, str] = {}
     first: UserError | None = None
-    drawn: list[tuple[int, int]] = []
+    drawn: list[int] = []
     for k, (model, name) in enumerate(zip(models, names, strict=True)):
         own = is_images(model) if not isinstance(model, Denoiser) else False
         draw = k + 1 if own else 0
@@ -169,7 +169,7 @@ def compare(
         failures += [f"{metric} of {name}: {why}" for metric, why in found.failed.items()]
         replicates.append(measured)
         reports.append(found.report())
-        drawn.append((draw, found.head.get("samples", found.head["data"])["n"]))
+        drawn.append(draw)
         if out is not None:
             _write(Path(out), _report(reports, replicates, drawn, failed))
     if not world.is_main:
@@ -188,12 +188,12 @@ def _check_there(models: Sequence[Model], asked: Sequence[str]) -> None:
     Raises:
         UserError: for something that is neither a model nor images, or images that are asked for a likelihood.
     """
-    of_models = [m for m in asked if m in LIKELIHOODS]
+    of_models = [m for m in asked if m in OF_MODEL]
     for model, name in zip(models, _names(models), strict=True):
         if of_models and not isinstance(model, Denoiser) and is_images(model):
             raise UserError(
                 f"{of_models[0]} is what a model says of images, and {name} holds images: leave it out, or compare "
-                f"them by {', '.join(m for m in COMPARED if m not in LIKELIHOODS)}"
+                f"them by {', '.join(FROM_SAMPLES)}"
             )
         if not isinstance(model, Denoiser) and not is_images(model):
             path = Path(str(model))
@@ -210,43 +210,58 @@ def _names(models: Sequence[Model]) -> list[str]:
 
 
 def _report(
-    reports: list[dict[str, Any]],
-    replicates: list[dict[str, Replicates]],
-    drawn: list[tuple[int, int]],
-    failed: dict[str, str],
+    reports: list[dict[str, Any]], replicates: list[dict[str, Replicates]], drawn: list[int], failed: dict[str, str]
 ) -> dict[str, Any]:
-    names = [report["name"] for report in reports]
-    numbers = {}
-    for number, lower in LOWER_IS_BETTER.items():
-        have = [k for k, found in enumerate(replicates) if number in found]
-        values = {k: _value(reports[k], number) for k in range(len(reports))}
-        known = [k for k, v in values.items() if v is not None]
-        if not known:
-            continue
-        best = min(known, key=lambda k: (values[k] or 0.0) * (1 if lower else -1))
-        rows = []
-        for k in known:
-            against = {
-                f"to_{which}": _difference(replicates[k][number], replicates[other][number], drawn[k], drawn[other])
-                if k != other and {k, other} <= set(have)
-                else None
-                for which, other in (("best", best), ("first", known[0]))
-            }
-            rows.append({"name": names[k], "value": values[k], **against})
-        numbers[number] = {"lower_is_better": lower, "best": names[best], "models": rows}
+    numbers: dict[str, Any] = {}
+    for metric in READERS:
+        read = [numbers_of(metric, report["metrics"].get(metric)) for report in reports]
+        for name in dict.fromkeys(name for each in read for name in each):
+            sides = [
+                _Side(report["name"], each[name], found.get(name), draw)
+                for report, each, found, draw in zip(reports, read, replicates, drawn, strict=True)
+                if name in each
+            ]
+            numbers[name] = {"metric": metric, **_compared(sides)}
     return without_nan({**versions(), "models": reports, "numbers": numbers, **({"failed": failed} if failed else {})})
 
 
-def _difference(a: Replicates, b: Replicates, of_a: tuple[int, int], of_b: tuple[int, int]) -> dict[str, Any]:
-    return {**asdict(difference(a, b)), "paired": of_a == of_b}
+@dataclass(frozen=True)
+class _Side:
+    """A model's number and its replicates, made with the draw `draw`."""
+
+    name: str
+    number: Number
+    replicates: Replicates | None
+    draw: int
 
 
-def _value(report: dict[str, Any], number: str) -> float | None:
-    metrics = report["metrics"]
-    entry = metrics.get(number) or metrics.get("pr", {}).get(number)
-    if entry is None:
+def _compared(sides: list[_Side]) -> dict[str, Any]:
+    """One number of those that have it: the best, and each one's difference to it and to the first."""
+    first, lower = sides[0], sides[0].number.lower_is_better
+    alike = all(side.number.beside == first.number.beside for side in sides)
+    best = None
+    if alike and lower is not None:
+        best = min(sides, key=lambda side: (side.number.value or 0.0) * (1 if lower else -1))
+    rows = [
+        {
+            "name": side.name, "value": side.number.value, "to_best": None if best is None else _difference(side, best),
+            "to_first": _difference(side, first),
+        }
+        for side in sides
+    ]  # fmt: skip
+    return {
+        "lower_is_better": lower, "best": None if best is None else best.name,
+        **({} if alike else {"otherwise": first.number.otherwise}), "models": rows,
+    }  # fmt: skip
+
+
+def _difference(a: _Side, b: _Side) -> dict[str, Any] | None:
+    if a is b or a.number.beside != b.number.beside or a.replicates is None or b.replicates is None:
         return None
-    return entry["bits_per_dim"]["total"]["mean"] if number in LIKELIHOODS else entry["value"]
+    if not (np.isfinite(a.replicates.values).all() and np.isfinite(b.replicates.values).all()):
+        return None  # a resample of very few images may hold a single one many times
+    paired = (a.draw, a.number.resampled) == (b.draw, b.number.resampled)
+    return {**asdict(difference(a.replicates, b.replicates)), "paired": paired}
 
 
 def _write(out: Path, report: dict[str, Any]) -> None:

@@ -5,7 +5,8 @@ the set's is larger than that of infinitely many images. That bias of the bootst
 less the value) and taken out, once to have the interval of the number at its n, twice to have that of its limit.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +47,15 @@ class Replicates:
 
     value: float
     values: np.ndarray
+
+    @classmethod
+    def centred(cls, value: float, values: np.ndarray) -> "Replicates":
+        """Of a number without a bias, such as a mean or a median: what chance leaves of one is taken out.
+
+        A median's replicates take few values, and their mean strays from it by chance alone: as a bias that is taken
+        out it would call equals different in up to a fifth of the comparisons.
+        """
+        return cls(value, value + values - values.mean())
 
     @property
     def bias(self) -> float:
@@ -118,6 +128,13 @@ def _percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
     # the k-th of R values has k / (R + 1) below it on average: the usual k / R is too short with few resamples
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method="weibull")
     return float(low), float(high)
+
+
+def entry_of(replicates: Replicates | None) -> dict[str, Any]:
+    """The `interval` of a report's number, None where there is none."""
+    if replicates is None or not np.isfinite(replicates.values).all():
+        return {"interval": None}  # a resample of very few images may hold a single one many times
+    return {"interval": {**asdict(replicates.interval()), "resamples": len(replicates.values)}}
 
 
 def combined(value: float, first: np.ndarray, rest: np.ndarray) -> Replicates:

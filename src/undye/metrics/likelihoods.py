@@ -11,13 +11,15 @@ from undye.data.source import ImageSource
 from undye.denoiser import Denoiser
 from undye.errors import UserError
 from undye.keyed import Stream
-from undye.metrics.bootstrap import resample_weights
 from undye.metrics.findings import Findings, ProgressOf, ticker
 from undye.metrics.inputs import check_shape, check_variance
-from undye.metrics.intervals import Replicates
+from undye.metrics.intervals import Replicates, entry_of
 from undye.metrics.nll import BitsPerDim, Estimate, bits_per_dim
+from undye.metrics.numbers import rate_number
 from undye.metrics.ode_nll import OdeBitsPerDim, check_settings, ode_bits_per_dim
+from undye.metrics.rate_distortion import RMSES
 from undye.metrics.requests import EvalRequest
+from undye.metrics.resampling import Resampling, mean_replicates
 from undye.samplers.grid import make_grid
 from undye.world import World
 
@@ -28,28 +30,12 @@ class Likelihoods:
 
     Attributes:
         data: what a report says of the images.
-        totals: nll and ode of each image in bits/dim, (N,), in the images' order; without those that were not asked for
-            or failed. Empty in other processes than the main one.
+        replicates: of the numbers by which models are compared; without those that were not asked for or failed. Empty
+            in other processes than the main one, and for a single image, which says nothing of the spread.
     """
 
     data: dict[str, Any]
-    totals: dict[str, np.ndarray]
-
-    def replicates(self, resamples: int, seed: int, draw: int = 0) -> dict[str, Replicates]:
-        """Of each metric's mean over the images; none for a single image, which says nothing of the spread.
-
-        All models that were asked about the same images share the weights, so their differences are paired.
-
-        Args:
-            resamples: how many.
-            seed: of the bootstrap.
-            draw: number of its draw, see `resample_weights`.
-        """
-        return {
-            metric: _mean_replicates(total, resample_weights(len(total), resamples, seed, draw))
-            for metric, total in self.totals.items()
-            if len(total) > 1
-        }
+    replicates: dict[str, Replicates]
 
 
 def check_likelihoods(denoiser: Denoiser, source: ImageSource, request: EvalRequest) -> None:
@@ -74,6 +60,7 @@ def measure_likelihoods(
     progress: ProgressOf | None = None,
     world: World | None = None,
     recipe: dict[str, Any] | None = None,
+    resampling: Resampling | None = None,
 ) -> Likelihoods:
     """The bound, the rate-distortion curve and the ODE's likelihood, put into `found`.
 
@@ -85,9 +72,11 @@ def measure_likelihoods(
         progress: called with (metric, done, all).
         world: the processes that share the images.
         recipe: what all of them have in common: versions, model, images.
+        resampling: of the bootstrap over the images. All models that are asked about the same images share it, so their
+            differences are paired. None: no replicates.
 
     Returns:
-        What each image has, and the report's `data`.
+        The replicates, and the report's `data`.
     """
     world = world or World.alone()
     chosen = chosen_rows(source, request.images, request.seed)
@@ -106,7 +95,8 @@ def measure_likelihoods(
         some = [p for p in parts if p is not None]
         return type(some[0]).joined(some)
 
-    totals: dict[str, np.ndarray] = {}
+    weights = None if resampling is None or n < 2 or not world.is_main else resampling.weights(n)
+    replicates: dict[str, Replicates] = {}
     chain = {"steps": request.steps, "grid": request.grid, "clip": request.clip, "variance": request.variance}
     exact = request.draws is None or request.asks("rate-distortion")
     asked = [m for m in ("nll", "rate-distortion") if request.asks(m)]
@@ -117,11 +107,14 @@ def measure_likelihoods(
                 progress=ticker(progress, asked[0]), **chain, **settings,
             ))  # fmt: skip
             if terms is not None:
+                if weights is not None and request.asks("nll"):
+                    replicates["nll"] = mean_replicates(terms.total, weights)
+                if weights is not None and request.asks("rate-distortion"):
+                    rates = terms.image_curves().rate_replicates(weights, RMSES)
+                    replicates |= {rate_number(rmse): each for rmse, each in rates.items()}
                 for metric in asked:
-                    entry = _of_bound(metric, terms, denoiser, request, n, exact)
+                    entry = _of_bound(metric, terms, denoiser, request, n, exact, replicates)
                     found.add(metric, {**entry, "recipe": recipe or {}})
-                if request.asks("nll"):
-                    totals["nll"] = terms.total
     if request.asks("ode"):
         with found.attempt("ode"):
             flow: OdeBitsPerDim | None = together(lambda: ode_bits_per_dim(
@@ -130,12 +123,13 @@ def measure_likelihoods(
             ))  # fmt: skip
             if flow is not None:
                 found.add("ode", {**_of_flow(flow, request, n), "recipe": recipe or {}})
-                totals["ode"] = flow.total
+                if weights is not None:
+                    replicates["ode"] = mean_replicates(flow.total, weights)
     data = {
         "name": source.name, "images": len(source), "n": n, "image_size": list(source.image_size),
         "channels": source.channels, "labels": label is not None,
     }  # fmt: skip
-    return Likelihoods(data, totals)
+    return Likelihoods(data, replicates)
 
 
 def chosen_rows(source: ImageSource, n: int, seed: int) -> np.ndarray:
@@ -164,15 +158,14 @@ def labels_for(denoiser: Denoiser, source: ImageSource, chosen: np.ndarray) -> n
     return np.array([number[source.class_names[k]] for k in label], dtype=np.int64)
 
 
-def _mean_replicates(values: np.ndarray, weights: np.ndarray) -> Replicates:
-    mean = float(values.mean())
-    strays = np.array([row @ (values - mean) for row in weights]) / len(values)
-    # a mean has no bias: what the resamples' chance leaves of one is taken out, so differences are those of the means
-    return Replicates(mean, mean + strays - strays.mean())
-
-
 def _of_bound(
-    metric: str, terms: BitsPerDim, denoiser: Denoiser, request: EvalRequest, n: int, exact: bool
+    metric: str,
+    terms: BitsPerDim,
+    denoiser: Denoiser,
+    request: EvalRequest,
+    n: int,
+    exact: bool,
+    replicates: dict[str, Replicates],
 ) -> dict[str, Any]:
     recipe: dict[str, Any] = {
         "n": n, "steps": len(terms.grid) - 1, "grid": request.grid, "draws": terms.draws, "exact": exact,
@@ -183,7 +176,12 @@ def _of_bound(
         parts = {k: asdict(v) for k, v in terms.summary().items()}
         return {"bits_per_dim": parts, **recipe, **({"per_t": _per_t(terms)} if exact else {})}
     curve = terms.rate_distortion()
-    return {"t": curve.t.tolist(), "rate_bits_per_dim": curve.rate.tolist(), "rmse": curve.rmse.tolist(), **recipe}
+    at = [
+        {"rmse": at, "rate_bits_per_dim": curve.rate_at(at), **entry_of(replicates.get(rate_number(at)))}
+        for at in RMSES
+    ]
+    points = {"t": curve.t.tolist(), "rate_bits_per_dim": curve.rate.tolist(), "rmse": curve.rmse.tolist()}
+    return {**points, "at_rmse": at, **recipe}
 
 
 def _of_flow(flow: OdeBitsPerDim, request: EvalRequest, n: int) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from undye.metrics.quality import Sides, check_enough, check_labels
 from undye.metrics.quality import measure as measure_quality
 from undye.metrics.recipe import model_hash
 from undye.metrics.requests import FROM_SAMPLES, IN_FEATURES, OF_MODEL, OF_SAMPLES, EvalRequest
+from undye.metrics.resampling import Resampling
 from undye.metrics.sample_set import SampleSet, draw
 from undye.metrics.subject import Subject
 from undye.metrics.versions import versions
@@ -80,16 +81,16 @@ def measure(
         samples = task.samples(world) if request.asks(*FROM_SAMPLES) else None
         found.head["data"] = task.about_data()
         replicates: dict[str, Replicates] = {}
+        resampling = Resampling(quality.RESAMPLES, request.seed, draw_number)
         if request.asks(*OF_MODEL):
             assert subject.denoiser is not None
             likelihoods = measure_likelihoods(
                 subject.denoiser, data.likelihood(), request, found, progress, world,
-                task.likelihood_recipe() if world.is_main else None,
+                task.likelihood_recipe() if world.is_main else None, resampling,
             )  # fmt: skip
-            found.head["data"] = likelihoods.data
-            replicates = likelihoods.replicates(quality.RESAMPLES, request.seed, draw_number)
+            found.head["data"], replicates = likelihoods.data, likelihoods.replicates
         if samples is not None and world.is_main:
-            replicates |= task.beside_images(samples, found, draw_number)
+            replicates |= task.beside_images(samples, found, resampling)
         return replicates
 
 
@@ -200,8 +201,9 @@ class _Task:
         data = {**self._about(chosen), "of": len(source), "split": self.data.split, "chosen_by_seed": self.request.seed}
         return {"versions": versions(), "model": model, "data": data}
 
-    def beside_images(self, samples: ImageSource, found: Findings, draw_number: int) -> dict[str, Replicates]:
+    def beside_images(self, samples: ImageSource, found: Findings, resampling: Resampling) -> dict[str, Replicates]:
         """The metrics of samples."""
+        replicates: dict[str, Replicates] = {}
         recipe: dict[str, Any] = {"versions": versions(), "samples": self._about_samples(samples)}
         found.head["samples"] = recipe["samples"]
         request = self.request
@@ -214,20 +216,20 @@ class _Task:
                     "sampler": how.get("sampler", {}).get("name"), "steps": how.get("steps"),
                     "recipe": {**recipe, **beside},
                 }  # fmt: skip
-                found.add("memorization", measure_memorization(
-                    samples, self.data.train(), self.data.unseen(), request.seed, how, self.progress,
-                    self.outputs.pairs,
-                ))  # fmt: skip
+                measured = measure_memorization(
+                    samples, self.data.train(), self.data.unseen(), resampling, how, self.progress, self.outputs.pairs,
+                )  # fmt: skip
+                found.add("memorization", measured.entry)
+                replicates.update(measured.replicates)
         if self.extractor is None:
-            return {}
-        replicates: dict[str, Replicates] = {}
+            return replicates
         asked = [m for m in request.metrics if m in IN_FEATURES]
         with found.attempt(*asked):
             mine = self._features(samples, "samples", samples.folder if isinstance(samples, SampleSet) else None)
             recipe["features"] = found.head["features"] = self.extractor.recipe()
             recipe["samples"]["sha256"] = mine.content
             if request.asks(*OF_SAMPLES):
-                sides, recipe["reference"] = self._sides(samples, mine, draw_number)
+                sides, recipe["reference"] = self._sides(samples, mine, resampling.draw)
                 found.head["reference"] = recipe["reference"]
                 for metric in (m for m in asked if m in OF_SAMPLES):
                     with found.attempt(metric):
@@ -238,12 +240,13 @@ class _Task:
                 with found.attempt("neighbours"):
                     train = self.data.train()
                     theirs = self._features(train, "training images", None)
-                    entry = measure_neighbours(
-                        samples, mine, train, theirs, self.progress, self.outputs.neighbours
+                    measured = measure_neighbours(
+                        samples, mine, train, theirs, resampling, self.progress, self.outputs.neighbours
                     )  # fmt: skip
+                    replicates.update(measured.replicates)
                     beside = {k: v for k, v in recipe.items() if k != "reference"}
                     found.add("neighbours", {
-                        **entry, "recipe": {**beside, "training": self._about(train, theirs)}
+                        **measured.entry, "recipe": {**beside, "training": self._about(train, theirs)}
                     })  # fmt: skip
         return replicates
 

@@ -55,9 +55,37 @@ class Memorization:
         return (1 + NEAR * (m - 1)) / (m + 1)
 
     @property
+    def is_near(self) -> np.ndarray:
+        """Which of the samples are near copies, (N,): nearer than all but 1 % of the held-out images."""
+        return self.samples < np.quantile(self.held_out, NEAR)
+
+    @property
     def near_copies(self) -> float:
         """The fraction of samples that lie nearer than all but 1 % of the held-out images do; see `near_by_chance`."""
-        return float((self.samples < np.quantile(self.held_out, NEAR)).mean())
+        return float(self.is_near.mean())
+
+    @property
+    def copies_beyond_chance(self) -> float:
+        """By how much `near_copies` is above `near_by_chance`, at least 0.
+
+        A share below that of chance is no merit: noise has no near copies at all.
+        """
+        return max(self.near_copies - self.near_by_chance, 0.0)
+
+    @property
+    def ranks(self) -> np.ndarray:
+        """Of each sample, (N,): the fraction of held-out images that lie nearer than it; of equally near ones half."""
+        unseen = np.sort(self.held_out)
+        below, up_to = (np.searchsorted(unseen, self.samples, side=side) for side in ("left", "right"))
+        return (below + up_to) / (2 * len(unseen))
+
+    @property
+    def farther_than_unseen(self) -> float:
+        """How often a sample lies farther from the training images than an unseen image does: 1/2 where they are alike.
+
+        The statistic of `z` (Mann-Whitney's U over n m) in units that do not grow with the number of images.
+        """
+        return float(self.ranks.mean())
 
 
 def memorization(

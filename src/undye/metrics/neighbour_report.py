@@ -13,7 +13,11 @@ import numpy as np
 from undye.data.source import ImageSource
 from undye.metrics.feature_files import FeatureFiles
 from undye.metrics.findings import ProgressOf, ticker
+from undye.metrics.intervals import Replicates, entry_of
 from undye.metrics.neighbours import Neighbours, nearest_features, nearest_images, neighbour_picture
+from undye.metrics.numbers import IN_FEATURES, IN_PIXELS
+from undye.metrics.quality import Measured
+from undye.metrics.resampling import Resampling, median_replicates
 from undye.pictures import GAP, enlarge, save_png
 
 SAMPLES = 64
@@ -27,16 +31,18 @@ def measure_neighbours(
     sample_features: FeatureFiles,
     train: ImageSource,
     train_features: FeatureFiles,
+    resampling: Resampling,
     progress: ProgressOf | None = None,
     picture: str | PathLike[str] | None = None,
-) -> dict[str, Any]:
-    """The entry of a report, and the picture.
+) -> Measured:
+    """The entry of a report, the bootstrap's replicates (none of a single sample), and the picture.
 
     Args:
         samples: the first `SAMPLES` are looked at.
         sample_features: theirs, of all of them.
         train: what the model was trained on.
         train_features: theirs.
+        resampling: of the bootstrap over the samples that are looked at.
         progress: called with ("neighbours", done, all).
         picture: a PNG: each row a sample, its nearest images in features, and those in pixels.
     """
@@ -46,17 +52,27 @@ def measure_neighbours(
     features = nearest_features(np.asarray(sample_features.pooled[rows]), train_features.pooled, k=k)
     if picture is not None:
         save_png(enlarge(_picture(images[:ROWS], train, features, pixels)), Path(picture))
-    return {
+    replicates: dict[str, Replicates] = {}
+    if len(rows) > 1:
+        weights = resampling.weights(len(rows))
+        replicates = {
+            name: median_replicates(found.distances[:, 0], weights)
+            for name, found in ((IN_FEATURES, features), (IN_PIXELS, pixels))
+        }
+    entry = {
         "n": len(rows), "train_images": len(train), "k": k,
         "median_nearest": {
             "features": float(np.median(features.distances[:, 0])),
             "pixels_rms_of_255": float(np.median(pixels.distances[:, 0])),
         },
+        "intervals": {name: entry_of(replicates.get(name))["interval"] for name in (IN_FEATURES, IN_PIXELS)},
+        "seed": resampling.seed, "draw": resampling.draw,
         "samples": [
             {"sample": name, "features": _row(train, features, i), "pixels": _row(train, pixels, i)}
             for i, name in enumerate(samples.names(rows))
         ],
     }  # fmt: skip
+    return Measured(entry, replicates)
 
 
 def _row(train: ImageSource, found: Neighbours, i: int) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 from torch import Tensor
 
 from undye import keyed
@@ -22,6 +22,7 @@ from undye.diffusion.schedule import NoiseSchedule
 from undye.errors import UserError
 from undye.keyed import Stream
 from undye.metrics.inputs import Images, Inputs, check_inputs, check_variance, evaluating
+from undye.metrics.rate_distortion import ImageCurves, RateDistortion
 from undye.samplers import DenoiserLike
 from undye.samplers.base import pairs as grid_pairs
 from undye.samplers.grid import make_grid
@@ -93,34 +94,23 @@ class BitsPerDim:
         parts = {"total": self.total, "prior": self.prior, "rate": self.rate, "decoder": self.decoder}
         return {name: Estimate.of(values) for name, values in parts.items()}
 
-    def rate_distortion(self) -> "RateDistortion":
+    def rate_distortion(self) -> RateDistortion:
         """Bits spent against the error of x_0 on the way from T to 0: Ho et al. 2020, Fig. 5 and Table 4.
 
         Raises:
             ValueError: for a Monte Carlo estimate, which has no error at most times.
         """
+        return self.image_curves().mean()
+
+    def image_curves(self) -> ImageCurves:
+        """The same of each image.
+
+        Raises:
+            ValueError: as `rate_distortion`.
+        """
         if self.draws is not None:
             raise ValueError("a rate-distortion curve needs every step: leave draws out")
-        times = self.grid[:-1].astype(np.int64)
-        # to know x_t, all steps that end at t or above have been sent: those that start above t
-        sent = self.per_step[:, times].cumsum(1) - self.per_step[:, times] + self.prior[:, None]
-        rmse = 127.5 * np.sqrt(self.x_0_mse[:, times])
-        return RateDistortion(times, sent.mean(0), rmse.mean(0))
-
-
-@dataclass(frozen=True)
-class RateDistortion:
-    """What x_t costs and how far the x_0 predicted from it is off, means over the images.
-
-    Attributes:
-        t: falling times, (K,).
-        rate: bits/dim to send x_t: L_T and the KL terms of all steps down to t, (K,).
-        rmse: root mean squared error of the predicted x_0 on the scale 0..255, (K,).
-    """
-
-    t: Int64[np.ndarray, " k"]
-    rate: Float64[np.ndarray, " k"]
-    rmse: Float64[np.ndarray, " k"]
+        return ImageCurves(self.prior, self.per_step, self.x_0_mse, self.grid[:-1].astype(np.int64))
 
 
 def bits_per_dim(

@@ -20,14 +20,17 @@ from undye.metrics.bootstrap import (
     prdc_replicates,
     resample_weights,
 )
+from undye.metrics.class_replicates import class_replicates, mean_of
 from undye.metrics.feature_files import FeatureFiles
 from undye.metrics.fid import expected_bias, fid_infinity, per_class
 from undye.metrics.inception_score import inception_score
-from undye.metrics.intervals import Replicates
+from undye.metrics.intervals import Replicates, entry_of
 from undye.metrics.kid import kid, kid_subsets
 from undye.metrics.moments import MomentSums
+from undye.metrics.numbers import MEAN_OF_CLASSES, class_number
 from undye.metrics.prdc import prdc
 from undye.metrics.requests import ENOUGH
+from undye.metrics.resampling import Resampling
 
 RESAMPLES = 200
 """Of the bootstrap."""
@@ -133,7 +136,7 @@ def _frechet(name: str, sides: Sides, samples: np.ndarray, reference: np.ndarray
     flags = [] if infinity is not None else ["too few samples to extrapolate to FID-infinity"]
     entry = {
         "value": fidelity.frechet_distance(a, b),
-        **_interval(replicates),
+        **entry_of(replicates),
         "expected_bias": expected_bias(a, b),
         "infinity": None if infinity is None else asdict(infinity),
         "flags": flags,
@@ -145,7 +148,7 @@ def _kid(sides: Sides, progress: Tick | None) -> Measured:
     a, b = sides.samples.pooled, sides.reference.pooled
     found = kid(a, b)
     replicates = kid_replicates(a, b, sides.weights(), progress=progress)
-    entry: dict[str, Any] = {"value": found.value, "standard_error": found.standard_error, **_interval(replicates)}
+    entry: dict[str, Any] = {"value": found.value, "standard_error": found.standard_error, **entry_of(replicates)}
     if min(len(a), len(b)) >= SUBSET:
         entry["subsets"] = {**asdict(kid_subsets(a, b, subset_size=SUBSET, seed=sides.seed)), "seed": sides.seed}
     return Measured(entry, {"kid": replicates})
@@ -158,7 +161,7 @@ def _inception_score(sides: Sides, progress: Tick | None) -> Measured:
     found = inception_score(logits, splits=SPLITS, seed=sides.seed)
     replicates = inception_score_replicates(logits, sides.weights(), splits=SPLITS, seed=sides.seed)
     entry = {"value": found.value, "std_of_splits": found.std, "splits": found.splits, "classes": logits.shape[1]}
-    return Measured({**entry, **_interval(replicates)}, {"is": replicates})
+    return Measured({**entry, **entry_of(replicates)}, {"is": replicates})
 
 
 def _precision_recall(sides: Sides, progress: Tick | None) -> Measured:
@@ -167,9 +170,7 @@ def _precision_recall(sides: Sides, progress: Tick | None) -> Measured:
     precision, recall = fidelity.precision_recall(a, b, K_PR)
     values = {"precision": precision, "recall": recall, "density": found.density, "coverage": found.coverage}
     replicates = prdc_replicates(found, sides.weights())
-    entry: dict[str, Any] = {
-        name: {"value": value, **_interval(replicates.get(name))} for name, value in values.items()
-    }
+    entry: dict[str, Any] = {name: {"value": value, **entry_of(replicates.get(name))} for name, value in values.items()}
     return Measured({**entry, "k_precision_recall": K_PR, "k_density_coverage": K_DC}, replicates)
 
 
@@ -180,16 +181,20 @@ def _per_class(sides: Sides, progress: Tick | None) -> Measured:
     rows = per_class(
         sides.samples.pooled, sides.sample_labels, sides.reference.pooled, sides.reference_labels
     )  # fmt: skip
+    found = class_replicates(
+        rows, sides.samples.pooled, sides.sample_labels, sides.reference.pooled, sides.reference_labels,
+        Resampling(RESAMPLES, sides.seed, sides.draw), progress,
+    )  # fmt: skip
     names = sides.class_names
-    classes = [
-        {"name": names[row.label] if names and row.label < len(names) else str(row.label), **asdict(row)}
-        for row in rows
-    ]  # fmt: skip
+    called = {row.label: names[row.label] if names and row.label < len(names) else str(row.label) for row in rows}
+    classes = [{"name": called[row.label], **asdict(row), **entry_of(found.get(row.label))} for row in rows]
     values = [row.value for row in rows if row.value is not None]
     few = [str(c["name"]) for c in classes if c["rank_deficient"] or c["value"] is None]
     flags = [f"too few images for a covariance of full rank: {', '.join(few)}"] if few else []
-    mean = float(np.mean(values)) if values else None
-    return Measured({"classes": classes, "mean": mean, "flags": flags}, {})
+    mean, of_mean = float(np.mean(values)) if values else None, mean_of(rows, found)
+    entry = {"classes": classes, "mean": mean, "mean_interval": entry_of(of_mean)["interval"], "flags": flags}
+    replicates = {class_number(called[label]): found[label] for label in found}
+    return Measured(entry, replicates if of_mean is None else {MEAN_OF_CLASSES: of_mean, **replicates})
 
 
 def check_labels(of_samples: bool, of_reference: bool) -> None:
@@ -210,11 +215,6 @@ IN_FEATURES: dict[str, Callable[[Sides, Tick | None], Measured]] = {
     "fid": _fid, "kid": _kid, "is": _inception_score, "pr": _precision_recall, "sfid": _sfid,
     "fid-per-class": _per_class,
 }  # fmt: skip
-LOWER_IS_BETTER = {
-    "nll": True, "ode": True, "fid": True, "kid": True, "sfid": True, "is": False, "precision": False, "recall": False,
-    "density": False, "coverage": False,
-}  # fmt: skip
-"""The numbers that have replicates, the likelihoods' among them, and which way is good."""
 
 
 def moments(features: np.ndarray) -> Any:
@@ -223,10 +223,3 @@ def moments(features: np.ndarray) -> Any:
     for start in range(0, len(features), _ROWS):
         sums.add(np.asarray(features[start : start + _ROWS]))
     return sums.moments()
-
-
-def _interval(replicates: Replicates | None) -> dict[str, Any]:
-    if replicates is None or not np.isfinite(replicates.values).all():
-        return {"interval": None}  # a resample of very few images may hold a single one many times
-    found = replicates.interval()
-    return {"interval": {**asdict(found), "resamples": len(replicates.values)}}
