@@ -1,11 +1,14 @@
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from undye.config import CompactConfig, ModelConfig, ScheduleConfig
+from tests.edit.models import CONFIG as TINY
+from tests.edit.models import tiny
+from undye.config import ModelConfig, ScheduleConfig
 from undye.config_grids import OptimisedGrid
 from undye.denoiser import Denoiser
 from undye.diffusion.score import sigma_at
@@ -15,26 +18,8 @@ from undye.samplers.guidance import gradient_of
 from undye.samplers.known_grids import SMALL_COSINE
 from undye.sampling import SampleRequest, batches, film, plan, resolve_sampler, sample, stream, with_options
 
-CONFIG = ModelConfig(
-    network=CompactConfig(channels=(8,), blocks=(1,), head_channels=0),
-    image_size=(8, 6),
-    channels=3,
-    num_classes=3,
-    prediction="v",
-    variance="fixed_small",
-    schedule=ScheduleConfig(name="cosine", num_steps=20),
-    time_input="per_mille",
-)
-
-
-def model(**options) -> Denoiser:
-    torch.manual_seed(3)
-    denoiser = Denoiser.from_config(replace(CONFIG, **options))
-    for parameter in denoiser.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return denoiser.eval()
-
-
+CONFIG = replace(TINY, image_size=(8, 6), num_classes=3, schedule=ScheduleConfig(name="cosine", num_steps=20))
+model = partial(tiny, CONFIG)
 MODEL = model()
 
 

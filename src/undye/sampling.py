@@ -18,7 +18,7 @@ from undye.device import fitting_batch, is_out_of_memory
 from undye.diffusion.score import sigma_at
 from undye.diffusion.variance import LEARNED
 from undye.errors import UserError
-from undye.precision import at_least_single, network_in
+from undye.precision import network_in
 from undye.samplers import SAMPLERS, DenoiserLike, SampleNoise, Sampler, Step
 from undye.samplers.base import pairs
 from undye.samplers.defaults import choose
@@ -166,10 +166,7 @@ def batches(
     denoiser: Denoiser, request: SampleRequest, progress: Callable[[int, int], None] | None = None
 ) -> Iterator[tuple[Tensor, Iterator[Step]]]:
     """For each batch of samples its x_T and the stream of its steps, to be consumed in order."""
-    if request.n < 1:
-        raise UserError(f"the number of images must be at least 1, got {request.n}")
-    if not 0 <= request.seed < 2**63 or request.first_index < 0:
-        raise UserError("the seed must lie in 0..2^63-1, and the number of the first sample must not be negative")
+    check_request(denoiser, request)
     size, config = batch_size(denoiser, request), denoiser.config
     sampler, times = plan(denoiser, request)
     labels = _labels(request, denoiser)
@@ -180,8 +177,7 @@ def batches(
     for start in range(0, request.n, size):
         index = range(start, min(start + size, request.n))
         noise = SampleNoise(request.seed, [request.first_index + i for i in index])
-        shape = (len(index), config.channels, height, width)
-        x_T = noise(torch.empty(shape, dtype=at_least_single(weights.dtype), device=weights.device))
+        x_T = noise(torch.empty(len(index), config.channels, height, width, dtype=weights.dtype, device=weights.device))
         model = _guided(denoiser, request, None if labels is None else labels[start : index.stop].to(weights.device))
 
         def tick(done: int, start: int = start, count: int = len(index)) -> None:
@@ -189,6 +185,15 @@ def batches(
                 progress(start * calls + done * calls // (len(times) - 1) * count, request.n * calls)
 
         yield x_T, _run(denoiser, sampler.steps(model, x_T, times, noise), request.dtype, tick)
+
+
+def check_request(denoiser: Denoiser, request: SampleRequest) -> None:
+    """Raise a UserError if the numbers of a request are out of range, or its labels not the model's."""
+    if request.n < 1:
+        raise UserError(f"the number of images must be at least 1, got {request.n}")
+    if not 0 <= request.seed < 2**63 or request.first_index < 0:
+        raise UserError("the seed must lie in 0..2^63-1, and the number of the first sample must not be negative")
+    _labels(request, denoiser)
 
 
 def batch_size(denoiser: Denoiser, request: SampleRequest) -> int:

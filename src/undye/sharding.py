@@ -7,6 +7,7 @@ process puts together is what one process would have computed (to float32 roundi
 from collections.abc import Callable
 
 import numpy as np
+from torch import Tensor
 
 from undye.denoiser import Denoiser
 from undye.sampling import SampleRequest, film, sample, stream
@@ -35,6 +36,31 @@ def shared_film(
     if parts is None:
         return None
     return [np.concatenate(frame) for frame in zip(*(p for p in parts if p is not None), strict=True)]
+
+
+def shared_rows(world: World | None, n: int, make: Callable[[range], Tensor]) -> Tensor:
+    """`make(range(n))`, a row for each of n things, made by all processes and had by all of them, on the CPU.
+
+    Args:
+        world: the processes; None: this one alone.
+        n: how many rows, at least one.
+        make: makes some of the rows, each of them a function of its number alone.
+
+    Raises:
+        UserError: if `make` raised one here; a SaidElsewhereError if it did in another process.
+    """
+    if world is None or world.size == 1:
+        return make(range(n))
+    # equally many for each, as gathering asks for: where they do not come out even, two processes make the same rows,
+    # which takes no longer, and where there are more processes than rows, some do what another does
+    each = -(-n // world.size)
+    starts = [min(rank * each, n - each) for rank in range(world.size)]
+    mine = range(starts[world.rank], starts[world.rank] + each)
+    parts = world.gather(world.agreed(lambda: make(mine)))
+    rows = parts.new_empty(n, *parts.shape[2:])
+    for start, part in zip(starts, parts, strict=True):
+        rows[start : start + each] = part
+    return rows
 
 
 def shared_stream(

@@ -142,6 +142,7 @@ class World:
                 error = problem
         value, said = self.broadcast((value, None if error is None else str(error)))
         if error is not None:
+            error.told = True
             raise error
         if said is not None:
             raise SaidElsewhereError(said)
@@ -150,7 +151,8 @@ class World:
     def agreed(self, function: Callable[[], T]) -> T:
         """What the function gives in this process, once it has given something in all of them.
 
-        It must not itself wait for other processes.
+        It may wait for other processes, but first of all through an `agreed` of its own: where this one fails before
+        it gets there, its word reaches the others in theirs.
 
         Raises:
             UserError: if it raised one in this process, and in none before it; a SaidElsewhereError if in another one.
@@ -159,9 +161,12 @@ class World:
         try:
             value = function()
         except UserError as problem:
+            if problem.told:
+                raise  # the others have heard of it in an `agreed` within this one
             error = problem
         failed = self.gather(torch.tensor(float(error is not None))).tolist()
         if error is not None and 1.0 not in failed[: self.rank]:
+            error.told = True
             raise error
         if 1.0 in failed:
             raise SaidElsewhereError(f"process {failed.index(1.0)} has failed")

@@ -1,6 +1,7 @@
-"""Tiny models and images for the tests of the edits."""
+"""Tiny models and images for the tests of the edits, and of sampling."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,14 +20,16 @@ CONFIG = ModelConfig(
 )
 
 
-def model(**options) -> Denoiser:
+def tiny(config: ModelConfig, **options) -> Denoiser:
+    """A model that has learned nothing, but whose last layer is not zero; the options are put into its config."""
     torch.manual_seed(3)
-    denoiser = Denoiser.from_config(replace(CONFIG, **options))
+    denoiser = Denoiser.from_config(replace(config, **options))
     for parameter in denoiser.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     return denoiser.eval()
 
 
+model = partial(tiny, CONFIG)
 MODEL = model()
 GREY = model(channels=1)
 LABELLED = model(channels=1, num_classes=3)

@@ -1,20 +1,23 @@
 """Denoising a noisy picture of known noise level: a diffusion model is a denoiser for every level at once."""
 
 import math
+from collections.abc import Sequence
+from typing import Unpack
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real, UInt8
 from torch import Tensor
 
 from undye import keyed
 from undye.data.pixels import to_uint8
 from undye.denoiser import Denoiser
-from undye.diffusion.process import like, times
+from undye.diffusion import process
+from undye.diffusion.process import like
 from undye.diffusion.schedule import NoiseSchedule
 from undye.edit.grid import times_from
 from undye.edit.inputs import calls_of, check_images, check_seed, check_variations, named_sampler
-from undye.edit.job import Job, Label, Progress, named
+from undye.edit.job import Job, Varied, named
 from undye.errors import UserError
 from undye.keyed import Stream
 from undye.samplers import DenoiserLike, Noise, Sampler, final
@@ -32,11 +35,8 @@ def denoise(
     variations: int = 1,
     sampler: str | Sampler = "ancestral",
     steps: int | None = None,
-    seed: int = 0,
-    label: Label = None,
-    guidance: float = 1.0,
-    batch_size: int | None = None,
-    progress: Progress | None = None,
+    times: Sequence[float] | None = None,
+    **common: Unpack[Varied],
 ) -> UInt8[np.ndarray, "m h w c"]:
     """Take Gaussian noise of a known level out of images.
 
@@ -54,11 +54,9 @@ def denoise(
         variations: draws for each image.
         sampler: for draws: its name or a Sampler object.
         steps: for draws: network calls; None: in proportion to t, 50 from T, at least 10.
-        seed: draw k of image i is a function of (seed, i, k).
-        label: a class for all images or one for each.
-        guidance: classifier-free guidance weight.
-        batch_size: results at a time; None: by their size.
-        progress: called with (network calls done, network calls in all).
+        times: in place of steps: the falling times themselves, from t to 0.
+        **common: seed, label, guidance, batch_size, ..., see `undye.edit.job.Varied`. Draw k of image i is a function
+            of (seed, i, k).
 
     Returns:
         uint8 (N * variations, H, W, C), the variations of an image together.
@@ -72,18 +70,28 @@ def denoise(
         raise UserError("the mean is one image: ask for draws to have variations")
     if steps is not None and not draw:
         raise UserError("the mean takes one network call: steps are for draws")
-    t, chosen = noise_time(denoiser.schedule, sigma / LEVELS), named_sampler(sampler, denoiser)
-    grid = times_from(t, denoiser.schedule.num_steps, steps if draw else 1)
-    job = Job(
-        denoiser=denoiser, keys=named(len(images), variations), calls=calls_of(chosen, denoiser, grid) if draw else 1,
-        seed=seed, label=label, guidance=guidance, batch_size=batch_size, progress=progress,
-    )  # fmt: skip
+    chosen = named_sampler(sampler, denoiser)
+    grid = denoising_times(denoiser.schedule, sigma, 1 if not draw and times is None else steps, times)
+    t, calls = float(grid[0]), calls_of(chosen, denoiser, grid) if draw else 1
+    job = Job(denoiser=denoiser, keys=named(len(images), variations), calls=calls, **common)
 
     def edit(model: DenoiserLike, noise: Noise, noisy: Tensor) -> Tensor:
         x_t = scaled(model.schedule, noisy, t)
-        return final(chosen.steps(model, x_t, grid, noise)) if draw else model(x_t, times(t, x_t)).x_0
+        return final(chosen.steps(model, x_t, grid, noise)) if draw else model(x_t, process.times(t, x_t)).x_0
 
     return to_uint8(job.run(edit, y.repeat_interleave(variations, 0)))
+
+
+def denoising_times(
+    schedule: NoiseSchedule, sigma: float, steps: int | None = None, times: Sequence[float] | None = None
+) -> Real[Tensor, " n"]:
+    """The falling times from that of noise of `sigma` grey levels to 0; `times` themselves, if these are given.
+
+    Raises:
+        UserError: if the model has seen no such noise, or for times or steps that do not fit.
+    """
+    start = noise_time(schedule, sigma / LEVELS) if times is None else max(times, default=0)
+    return times_from(start, schedule.num_steps, steps, times)
 
 
 def noise_time(schedule: NoiseSchedule, sigma: float) -> float:
@@ -106,16 +114,17 @@ def noise_time(schedule: NoiseSchedule, sigma: float) -> float:
 
 def scaled(schedule: NoiseSchedule, noisy: Float[Tensor, "b c h w"], t: float) -> Float[Tensor, "b c h w"]:
     """x_t = sqrt(alpha_bar_t) y."""
-    return like((0.5 * schedule.log_alpha_bar_at(times(t, noisy))).exp(), noisy) * noisy
+    return like((0.5 * schedule.log_alpha_bar_at(process.times(t, noisy))).exp(), noisy) * noisy
 
 
-def add_noise(images: np.ndarray, sigma: float, seed: int = 0) -> UInt8[np.ndarray, "n h w c"]:
+def add_noise(images: np.ndarray, sigma: float, seed: int = 0, *, first_index: int = 0) -> UInt8[np.ndarray, "n h w c"]:
     """Images with Gaussian noise of `sigma` grey levels, rounded and clipped: what a demonstration takes out again.
 
-    Not a draw that `denoise` uses with the same seed.
+    That of image i is a function of (seed, first_index + i), and not a draw that `denoise` uses with the same seed.
     """
     check_seed(seed)
     shape = images.shape[1:]
     # the second counter: no edit makes 2^32 variations
-    noise = torch.stack([keyed.normal(shape, seed, Stream.EDIT_NOISE, i, 2**32) for i in range(len(images))])
+    numbers = range(first_index, first_index + len(images))
+    noise = torch.stack([keyed.normal(shape, seed, Stream.EDIT_NOISE, i, 2**32) for i in numbers])
     return (images + sigma * noise.numpy()).round().clip(0, 255).astype(np.uint8)

@@ -1,5 +1,8 @@
 """Image to image: SDEdit, Meng et al. 2022, "SDEdit: Guided Image Synthesis and Editing with SDEs"."""
 
+from collections.abc import Sequence
+from typing import Unpack
+
 import numpy as np
 import torch
 from jaxtyping import Float, Real, UInt8
@@ -7,10 +10,10 @@ from torch import Tensor
 
 from undye.data.pixels import to_uint8
 from undye.denoiser import Denoiser
-from undye.diffusion.process import times
+from undye.diffusion import process
 from undye.edit.grid import times_from
 from undye.edit.inputs import calls_of, check_images, check_variations, named_sampler
-from undye.edit.job import Job, Label, Progress, named
+from undye.edit.job import Job, Varied, named
 from undye.errors import UserError
 from undye.samplers import DenoiserLike, Noise, Sampler, final
 
@@ -23,11 +26,8 @@ def img2img(
     variations: int = 1,
     sampler: str | Sampler = "ancestral",
     steps: int | None = None,
-    seed: int = 0,
-    label: Label = None,
-    guidance: float = 1.0,
-    batch_size: int | None = None,
-    progress: Progress | None = None,
+    times: Sequence[float] | None = None,
+    **common: Unpack[Varied],
 ) -> UInt8[np.ndarray, "m h w c"]:
     """Turn images, strokes for example, into images of the model's kind that look like them.
 
@@ -40,11 +40,9 @@ def img2img(
         sampler: how to come down again: its name or a Sampler object. The noise of a random one mends what is unlike
             any image of the model's kind, such as strokes.
         steps: network calls on the way down; None: 50 times the strength, at least 10.
-        seed: result k of image i is a function of (seed, i, k).
-        label: a class for all images or one for each.
-        guidance: classifier-free guidance weight.
-        batch_size: results at a time; None: by their size.
-        progress: called with (network calls done, network calls in all).
+        times: in place of strength and steps: the falling times themselves, from where it starts, at most T, to 0.
+        **common: seed, label, guidance, batch_size, ..., see `undye.edit.job.Varied`. Result k of image i is a function
+            of (seed, i, k).
 
     Returns:
         uint8 (N * variations, H, W, C), the variations of an image together.
@@ -55,11 +53,11 @@ def img2img(
     x_0 = check_images(denoiser, images)
     check_variations(variations)
     chosen = named_sampler(sampler, denoiser)
-    grid = times_from(start_time(strength, denoiser.schedule.num_steps), denoiser.schedule.num_steps, steps)
-    job = Job(
-        denoiser=denoiser, keys=named(len(images), variations), calls=calls_of(chosen, denoiser, grid),
-        seed=seed, label=label, guidance=guidance, batch_size=batch_size, progress=progress,
-    )  # fmt: skip
+    num_steps = denoiser.schedule.num_steps
+    start = start_time(strength, num_steps) if times is None else max(times, default=0)
+    grid = times_from(start, num_steps, steps, times)
+    keys = named(len(images), variations)
+    job = Job(denoiser=denoiser, keys=keys, calls=calls_of(chosen, denoiser, grid), **common)
 
     def edit(model: DenoiserLike, noise: Noise, x: Tensor) -> Tensor:
         return noise_and_denoise(model, x, grid, noise, chosen)
@@ -71,7 +69,7 @@ def noise_and_denoise(
     denoiser: DenoiserLike, x_0: Float[Tensor, "b c h w"], grid: Real[Tensor, " n"], noise: Noise, sampler: Sampler
 ) -> Float[Tensor, "b c h w"]:
     """x_t ~ q(x_t | x_0) at the grid's first time, and down again: Meng et al., Algorithm 1."""
-    x_t = denoiser.process.q_sample(x_0, times(float(grid[0]), x_0), noise(x_0))
+    x_t = denoiser.process.q_sample(x_0, process.times(float(grid[0]), x_0), noise(x_0))
     with torch.no_grad():
         return final(sampler.steps(denoiser, x_t, grid, noise))
 

@@ -1,5 +1,8 @@
 """Inpainting: Lugmayr et al. 2022, "RePaint: Inpainting using Denoising Diffusion Probabilistic Models"."""
 
+from collections.abc import Sequence
+from typing import Unpack
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Real, UInt8
@@ -7,10 +10,10 @@ from torch import Tensor
 
 from undye.data.pixels import to_uint8
 from undye.denoiser import Denoiser
-from undye.diffusion.process import times
+from undye.diffusion import process
 from undye.edit.grid import times_from
 from undye.edit.inputs import check_images, check_mask, check_variations
-from undye.edit.job import Job, Label, Progress, named
+from undye.edit.job import Job, Varied, named
 from undye.edit.resampling import down_steps, resampled, walk_down
 from undye.samplers import Ancestral, DenoiserLike, Noise
 
@@ -22,13 +25,10 @@ def inpaint(
     *,
     variations: int = 1,
     steps: int | None = None,
+    times: Sequence[float] | None = None,
     jump: int = 2,
     resamplings: int = 5,
-    seed: int = 0,
-    label: Label = None,
-    guidance: float = 1.0,
-    batch_size: int | None = None,
-    progress: Progress | None = None,
+    **common: Unpack[Varied],
 ) -> UInt8[np.ndarray, "m h w c"]:
     """Fill the masked part of images with what the model finds likely beside the rest, which stays as it is.
 
@@ -38,13 +38,11 @@ def inpaint(
         mask: what is to be filled: (H, W) or (N, H, W), bool (True: fill) or greyscale (white: fill).
         variations: results for each image.
         steps: steps of the grid, before resampling; None: 50.
+        times: in place of steps: the falling times themselves, from T to 0.
         jump: steps of the grid that a resampling goes back up.
         resamplings: how often each stretch of `jump` steps is walked; 1 is none of the paper's resampling.
-        seed: result k of image i is a function of (seed, i, k).
-        label: a class for all images or one for each.
-        guidance: classifier-free guidance weight.
-        batch_size: results at a time; None: by their size.
-        progress: called with (network calls done, network calls in all).
+        **common: seed, label, guidance, batch_size, ..., see `undye.edit.job.Varied`. Result k of image i is a function
+            of (seed, i, k).
 
     Returns:
         uint8 (N * variations, H, W, C), the variations of an image together. Every pixel outside the mask is the
@@ -56,12 +54,9 @@ def inpaint(
     x_0, fill = check_images(denoiser, images), check_mask(mask, images)
     check_variations(variations)
     num_steps = denoiser.schedule.num_steps
-    grid = times_from(num_steps, num_steps, steps)
+    grid = times_from(num_steps, num_steps, steps, times)
     walk = resampled(len(grid) - 1, jump, resamplings)
-    job = Job(
-        denoiser=denoiser, keys=named(len(images), variations), calls=down_steps(walk),
-        seed=seed, label=label, guidance=guidance, batch_size=batch_size, progress=progress,
-    )  # fmt: skip
+    job = Job(denoiser=denoiser, keys=named(len(images), variations), calls=down_steps(walk), **common)
 
     def edit(model: DenoiserLike, noise: Noise, known: Tensor, unknown: Tensor) -> Tensor:
         return repaint(model, known, unknown, grid, noise, walk)
@@ -90,10 +85,9 @@ def repaint(
         noise: source of standard normal draws.
         walk: from `resampled`.
     """
-    process = denoiser.process
 
     def known(s: float) -> Tensor:
-        return x_0 if s == 0 else process.q_sample(x_0, times(s, x_0), noise(x_0))
+        return x_0 if s == 0 else denoiser.process.q_sample(x_0, process.times(s, x_0), noise(x_0))
 
     x_T = torch.where(fill, noise(x_0), known(float(grid[0])))
     return walk_down(denoiser, x_T, grid, walk, noise, Ancestral(), lambda x, s: torch.where(fill, x, known(s)))

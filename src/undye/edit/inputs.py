@@ -56,14 +56,23 @@ def check_mask(mask: np.ndarray, images: UInt8[np.ndarray, "n h w c"]) -> Bool[T
     if mask.shape not in ((height, width), (n, height, width)):
         size = "x".join(map(str, mask.shape))
         raise UserError(f"the mask is {size}, the images are {height}x{width}: give a mask of exactly that size")
-    if mask.dtype != bool:
-        if mask.dtype != np.uint8:
-            raise UserError(f"a mask is of type bool or uint8 (white is filled), not {mask.dtype}")
-        mask = mask >= (1 if mask.max() <= 1 else 128)
-    fill = np.broadcast_to(mask, (n, height, width))
+    fill = np.broadcast_to(as_fill(mask), (n, height, width))
     if not fill.reshape(n, -1).any(1).all():
         raise UserError("the mask has nothing to fill: white is what is to be filled, black is kept")
     return torch.from_numpy(np.array(fill))[:, None]
+
+
+def as_fill(mask: np.ndarray) -> Bool[np.ndarray, "..."]:
+    """A mask as bool, True where to fill: a grey one is filled from 128 on, from 1 on if it holds but 0 and 1.
+
+    Raises:
+        UserError: for another type.
+    """
+    if mask.dtype == bool:
+        return mask
+    if mask.dtype != np.uint8:
+        raise UserError(f"a mask is of type bool or uint8 (white is filled), not {mask.dtype}")
+    return mask >= (1 if mask.size and mask.max() <= 1 else 128)
 
 
 def check_variations(variations: int) -> None:

@@ -1,19 +1,19 @@
 """Interpolation between images, with shared noise (Ho et al. 2020, section 4.4, Figs. 8 and 9) or between latents."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Unpack
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real, UInt8
 from torch import Tensor
 
 from undye.data.pixels import to_uint8
 from undye.denoiser import Denoiser
-from undye.diffusion.process import times
+from undye.diffusion import process
 from undye.edit.grid import times_from
-from undye.edit.inputs import calls_of, check_images, check_time, named_sampler
-from undye.edit.job import Job, Label, Progress, blank
+from undye.edit.inputs import calls_of, check_images, check_seed, check_time, named_sampler
+from undye.edit.job import Common, Job, blank
 from undye.errors import UserError
 from undye.samplers import DDIM, DenoiserLike, Noise, SampleNoise, Sampler, final
 from undye.samplers.inversion import invert
@@ -27,16 +27,14 @@ def interpolate(
     first: np.ndarray,
     second: np.ndarray,
     *,
-    points: int = 9,
+    points: int | Sequence[float] = 9,
     t: int | Sequence[int] | None = None,
     method: Literal["shared", "inverted"] = "shared",
     sampler: str | Sampler | None = None,
     steps: int | None = None,
-    seed: int = 0,
-    label: Label = None,
-    guidance: float = 1.0,
-    batch_size: int | None = None,
-    progress: Progress | None = None,
+    times: Sequence[Sequence[float]] | None = None,
+    iterations: int = INVERSION_ITERATIONS,
+    **common: Unpack[Common],
 ) -> UInt8[np.ndarray, "n r p h w c"]:
     """Images on the way from one image to another.
 
@@ -50,17 +48,16 @@ def interpolate(
         denoiser: the model.
         first: uint8 (N, H, W, C).
         second: as many: pair i is (first[i], second[i]).
-        points: images on the way, the two ends among them.
+        points: how many images on the way, the two ends among them; or where on it each is, from 0 (first) to 1.
         t: the time, or times, in 1..T that the images are mixed at; None: T / 2 for shared, T for inverted.
         method: "shared" or "inverted".
         sampler: for shared: how to come down, a name or a Sampler object; None: ancestral. Inverted is always DDIM.
         steps: steps on the way down; None: in proportion to t, 50 from T. Inverted takes four network calls for each
             step on the way up.
-        seed: the noise of pair i is a function of (seed, i).
-        label: a class for all pairs or one for each.
-        guidance: classifier-free guidance weight.
-        batch_size: results at a time; None: by their size.
-        progress: called with (network calls done, network calls in all).
+        times: in place of steps: for each t the falling times themselves, from t to 0.
+        iterations: of inverted: fixed-point corrections of each step on the way up, a network call each.
+        **common: seed, label, guidance, batch_size, ..., see `undye.edit.job.Common`. The noise of pair i is a function
+            of (seed, i).
 
     Returns:
         uint8 (N, R, points, H, W, C), a row for each of the R times.
@@ -71,26 +68,23 @@ def interpolate(
     x_a, x_b = check_images(denoiser, first), check_images(denoiser, second)
     if len(x_a) != len(x_b):
         raise UserError(f"images are interpolated in pairs: got {len(x_a)} first and {len(x_b)} second ones")
-    if points < 2:
-        raise UserError(f"an interpolation has at least 2 points, its ends, got {points}")
+    weight = way_points(points)
     if method not in ("shared", "inverted"):
         raise UserError(f"unknown method {method!r}: choose shared or inverted")
     if method == "inverted" and sampler is not None:
         raise UserError("inverted latents are decoded by the DDIM that they were made with: leave the sampler out")
-    num_steps = denoiser.schedule.num_steps
-    default = num_steps if method == "inverted" else max(1, num_steps // 2)
-    chosen = [default] if t is None else [t] if isinstance(t, int) else list(t)
-    chosen = [check_time(time, num_steps) for time in chosen]
+    if iterations < 0:
+        raise UserError(f"the number of corrections must not be negative, got {iterations}")
     down = named_sampler(sampler or "ancestral", denoiser)
-    grids = [times_from(time, num_steps, steps) for time in chosen]
-    weight = torch.linspace(0, 1, points, dtype=torch.float64)
-    keys = [(pair, 0) for pair in range(len(x_a)) for _ in range(points)]
-    ends = [x.repeat_interleave(points, 0) for x in (x_a, x_b)]
+    grids = mixing_times(denoiser, method, t, steps, times)
+    keys = [(pair, 0) for pair in range(len(x_a)) for _ in weight]
+    ends = [x.repeat_interleave(len(weight), 0) for x in (x_a, x_b)]
     rows = list[np.ndarray]()
+    progress = common.pop("progress", None)
 
     def calls(grid: Tensor) -> int:
         # the way up counts as if every point were inverted by itself
-        up = 2 * (1 + INVERSION_ITERATIONS) * (len(grid) - 1)
+        up = 2 * (1 + iterations) * (len(grid) - 1)
         return calls_of(down, denoiser, grid) if method == "shared" else up + len(grid) - 1
 
     total, done = sum(calls(grid) for grid in grids) * len(keys), 0
@@ -99,19 +93,16 @@ def interpolate(
         def edit(model: DenoiserLike, noise: Noise, a: Tensor, b: Tensor, lam: Tensor, grid: Tensor = grid) -> Tensor:
             if method == "shared":
                 return shared_noise(model, a, b, lam, grid, noise, down)
-            return inverted(model, a, b, lam, grid, noise)
+            return inverted(model, a, b, lam, grid, noise, iterations)
 
         def tell(now: int, _: int, before: int = done) -> None:
             if progress is not None:
                 progress(before + now, total)
 
-        job = Job(
-            denoiser=denoiser, keys=keys, calls=calls(grid),
-            seed=seed, label=label, guidance=guidance, batch_size=batch_size, progress=tell,
-        )  # fmt: skip
+        job = Job(denoiser=denoiser, keys=keys, calls=calls(grid), progress=tell, **common)
         rows.append(to_uint8(job.run(edit, *ends, weight.float().repeat(len(x_a)))))
         done += calls(grid) * len(keys)
-    return np.stack([row.reshape(len(x_a), points, *row.shape[1:]) for row in rows], axis=1)
+    return np.stack([row.reshape(len(x_a), len(weight), *row.shape[1:]) for row in rows], axis=1)
 
 
 def interpolate_samples(
@@ -119,14 +110,11 @@ def interpolate_samples(
     first: int,
     second: int,
     *,
-    points: int = 9,
+    points: int | Sequence[float] = 9,
     sampler: str | Sampler = "ddim",
     steps: int | None = None,
-    seed: int = 0,
-    label: Label = None,
-    guidance: float = 1.0,
-    batch_size: int | None = None,
-    progress: Progress | None = None,
+    times: Sequence[float] | None = None,
+    **common: Unpack[Common],
 ) -> UInt8[np.ndarray, "p h w c"]:
     """Images on the way from one sample to another: slerp between their x_T.
 
@@ -137,14 +125,12 @@ def interpolate_samples(
         denoiser: the model.
         first: number of a sample.
         second: number of another.
-        points: images on the way, the two ends among them.
+        points: how many images on the way, the two ends among them; or where on it each is, from 0 (first) to 1.
         sampler: its name or a Sampler object; a random one draws the same noise for all points.
         steps: network calls from T; None: 50.
-        seed: as `undye.sample`.
-        label: one class for all points.
-        guidance: classifier-free guidance weight.
-        batch_size: results at a time; None: by their size.
-        progress: called with (network calls done, network calls in all).
+        times: in place of steps: the falling times themselves, from T to 0.
+        **common: seed (as `undye.sample`), label (one for all points), guidance, batch_size, ..., see
+            `undye.edit.job.Common`.
 
     Returns:
         uint8 (points, H, W, C).
@@ -152,19 +138,53 @@ def interpolate_samples(
     Raises:
         UserError: for numbers that are out of range.
     """
-    if points < 2:
-        raise UserError(f"an interpolation has at least 2 points, its ends, got {points}")
+    weight = way_points(points)
     if min(first, second) < 0:
         raise UserError(f"samples are numbered from 0, got {min(first, second)}")
     num_steps = denoiser.schedule.num_steps
-    grid, down = times_from(num_steps, num_steps, steps), named_sampler(sampler, denoiser)
-    job = Job(
-        denoiser=denoiser, keys=[(0, 0)] * points, calls=calls_of(down, denoiser, grid),
-        seed=seed, label=label, guidance=guidance, batch_size=batch_size, progress=progress,
-    )  # fmt: skip
-    a, b = (SampleNoise(seed, [k])(blank(denoiser, 1)).expand(points, -1, -1, -1) for k in (first, second))
-    x_T = slerp(a, b, torch.linspace(0, 1, points, dtype=torch.float64))
+    grid, down = times_from(num_steps, num_steps, steps, times), named_sampler(sampler, denoiser)
+    job = Job(denoiser=denoiser, keys=[(0, 0)] * len(weight), calls=calls_of(down, denoiser, grid), **common)
+    check_seed(job.seed)
+    a, b = (SampleNoise(job.seed, [k])(blank(denoiser, 1)).expand(len(weight), -1, -1, -1) for k in (first, second))
+    x_T = slerp(a, b, weight)
     return to_uint8(job.run(lambda model, noise, x: final(down.steps(model, x, grid, noise)), x_T))
+
+
+def way_points(points: int | Sequence[float]) -> Float[Tensor, " p"]:
+    """Where on the way each image is, from 0 to 1.
+
+    Raises:
+        UserError: for fewer than two points, or one off the way.
+    """
+    if isinstance(points, int):
+        if points < 2:
+            raise UserError(f"an interpolation has at least 2 points, its ends, got {points}")
+        return torch.linspace(0, 1, points, dtype=torch.float64)
+    if not len(points) or not all(0 <= p <= 1 for p in points):
+        raise UserError("the points of an interpolation are a number of them, or where they are: each from 0 to 1")
+    return torch.tensor([float(p) for p in points], dtype=torch.float64)
+
+
+def mixing_times(
+    denoiser: Denoiser,
+    method: str,
+    t: int | Sequence[int] | None = None,
+    steps: int | None = None,
+    times: Sequence[Sequence[float]] | None = None,
+) -> list[Real[Tensor, " n"]]:
+    """For each time t that images are mixed at, the falling times from there to 0.
+
+    Raises:
+        UserError: for a time, or steps, that do not fit.
+    """
+    num_steps = denoiser.schedule.num_steps
+    default = num_steps if method == "inverted" else max(1, num_steps // 2)
+    chosen = [default] if t is None else [t] if isinstance(t, int) else list(t)
+    chosen = [check_time(time, num_steps) for time in chosen]
+    if not chosen or (times is not None and len(times) != len(chosen)):
+        raise UserError(f"each t has a row of times: got {len(chosen)} t" + (f", {len(times)} rows" if times else ""))
+    given = [None] * len(chosen) if times is None else times
+    return [times_from(time, num_steps, steps, own) for time, own in zip(chosen, given, strict=True)]
 
 
 def shared_noise(
@@ -180,7 +200,7 @@ def shared_noise(
 
     `noise` must give the points of one pair the same draws; the paper fixes the noise across lambda.
     """
-    t, eps = times(float(grid[0]), first), noise(first)
+    t, eps = process.times(float(grid[0]), first), noise(first)
     x_t, other = (denoiser.process.q_sample(x, t, eps) for x in (first, second))
     lam = weight.to(x_t).view(-1, 1, 1, 1)
     # lerp is exact at both ends
@@ -194,6 +214,7 @@ def inverted(
     weight: Float[Tensor, " b"],
     grid: Tensor,
     noise: Noise,
+    iterations: int = INVERSION_ITERATIONS,
 ) -> Float[Tensor, "b c h w"]:
     """Slerp between the latents of two images, found by DDIM inversion, decoded by DDIM; x_0 is not clipped.
 
@@ -203,7 +224,7 @@ def inverted(
     for x in (first, second):
         # the points of one pair begin with one image: it is inverted once
         rows, where = torch.unique(x, dim=0, return_inverse=True)
-        latents.append(invert(denoiser, rows, grid, INVERSION_ITERATIONS)[where])
+        latents.append(invert(denoiser, rows, grid, iterations)[where])
     x_t = slerp(latents[0], latents[1], weight)
     return final(DDIM(clip=False).steps(denoiser, x_t, grid, noise))
 

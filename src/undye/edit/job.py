@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -15,12 +16,50 @@ from undye.errors import UserError
 from undye.precision import at_least_single
 from undye.samplers import DenoiserLike
 from undye.samplers.guidance import Conditioned, class_labels
+from undye.sharding import shared_rows
+from undye.world import World
 
 Label = int | Sequence[int] | np.ndarray | None
 """One class for all images, one for each, or none."""
 
 Progress = Callable[[int, int], None]
 """Called with (network calls done, network calls in all), both counted per image."""
+
+
+class Common(TypedDict, total=False):
+    """The arguments by name that every edit takes beside its own; each may be left out.
+
+    Attributes:
+        seed: names all that is random, in 0..2^63-1; 0 if left out. A result is a function of it and of the numbers of
+            its image and variation.
+        label: a class for all images (or pairs, or groups), or one for each; None, if left out: no class.
+        guidance: classifier-free guidance weight; 1 if left out, the plain conditional model.
+        batch_size: results at a time; None, if left out: by their size and the memory there is. It changes nothing but
+            float32 rounding; a batch for which memory does not suffice is made again in halves.
+        progress: called with (network calls done, network calls in all).
+        first_index: number of the first image (or pair, or group), 0 if left out: images 3 to 5 of ten get the results
+            that they have among the ten, given by themselves with 3.
+        world: the processes to share the work with, each of which must ask for the same; all of them get all results.
+            None, if left out: this one works alone.
+    """
+
+    seed: int
+    label: Label
+    guidance: float
+    batch_size: int | None
+    progress: Progress | None
+    first_index: int
+    world: World | None
+
+
+class Varied(Common, total=False):
+    """`Common`, of edits that give several results for an image.
+
+    Attributes:
+        first_variation: number of the first of them, 0 if left out.
+    """
+
+    first_variation: int
 
 
 class Counted:
@@ -42,17 +81,15 @@ class Job:
 
     Attributes:
         denoiser: the model; it runs on the device it is on.
-        keys: a name (image, variation) for each result: its noise. Results of one name share it.
+        keys: for each result the place of its image among those given, and of its variation. With the first numbers
+            added they name its noise: results of one name share it.
         calls: network calls for one result, for the progress.
-        seed: with the names, all that is random.
-        label: a class for all images, or one for each.
-        guidance: weight of classifier-free guidance.
-        batch_size: results at a time; None: by their size and the memory there is. It changes nothing but float32
-            rounding; a batch for which memory does not suffice is made again in halves.
-        progress: told of the calls.
+
+    The others are those of `Varied`.
 
     Raises:
-        UserError: for labels that are not the model's, a guidance without one, a batch size or seed out of range.
+        UserError: for labels that are not the model's, a guidance without one, a batch size, a seed or a number out of
+            range.
     """
 
     denoiser: Denoiser
@@ -63,35 +100,48 @@ class Job:
     guidance: float = 1.0
     batch_size: int | None = None
     progress: Progress | None = None
+    first_index: int = 0
+    first_variation: int = 0
+    world: World | None = None
 
     def run(self, edit: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """`edit(model, noise, *parts)` for batches of the inputs, which have a row per result; float32 on the CPU."""
+        """`edit(model, noise, *parts)` for batches of the inputs, which have a row per result; float32 on the CPU.
+
+        `edit` must give a row for each result, and each a function of its own inputs and noise alone.
+        """
         check_seed(self.seed)
+        if min(self.first_index, self.first_variation) < 0:
+            raise UserError("images and variations are numbered from 0")
         labels = self._labels()
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UserError(f"the batch size must be at least 1, got {self.batch_size}")
+        return shared_rows(self.world, len(self.keys), lambda rows: self._some(rows, labels, edit, inputs))
+
+    def _some(
+        self, rows: range, labels: Tensor | None, edit: Callable[..., Tensor], inputs: Sequence[Tensor]
+    ) -> Tensor:
+        """Some of the results; the progress is told as if the others were as far."""
         # a model without weights (a user's own module may be one) computes in float32 on the CPU
         weights = next(self.denoiser.parameters(), torch.empty(0))
-        size = self.batch_size
-        if size is None:
-            size = fitting_batch(self.denoiser.config.image_size, weights.device)
-        if size < 1:
-            raise UserError(f"the batch size must be at least 1, got {size}")
-        start, total = 0, len(self.keys) * self.calls
+        size = self.batch_size or fitting_batch(self.denoiser.config.image_size, weights.device)
+        start, share, total = rows.start, len(self.keys) / len(rows), len(self.keys) * self.calls
         results, was_training = list[Tensor](), self.denoiser.training
         self.denoiser.eval()
         try:
-            while start < len(self.keys):
-                keys, made = self.keys[start : start + size], 0
+            while start < rows.stop:
+                here, made = slice(start, min(start + size, rows.stop)), 0
+                keys = [(self.first_index + i, self.first_variation + k) for i, k in self.keys[here]]
                 model: DenoiserLike = self.denoiser
                 if labels is not None:
-                    model = Conditioned(self.denoiser, labels[start : start + size].to(weights.device), self.guidance)
+                    model = Conditioned(self.denoiser, labels[here].to(weights.device), self.guidance)
 
-                def called(before: int = start * self.calls, count: int = len(keys)) -> None:
+                def called(before: int = (start - rows.start) * self.calls, count: int = len(keys)) -> None:
                     nonlocal made
                     made += count
                     if self.progress is not None:
-                        self.progress(min(before + made, total), total)
+                        self.progress(min(round((before + made) * share), total), total)
 
-                parts = [_like(part[start : start + size], weights) for part in inputs]
+                parts = [_like(part[here], weights) for part in inputs]
                 try:
                     with torch.no_grad():
                         results.append(edit(Counted(model, called), EditNoise(self.seed, keys), *parts).float().cpu())

@@ -2,20 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Real, UInt8
 from torch import Tensor
 
 from undye.data.pixels import to_uint8
 from undye.denoiser import Denoiser
 from undye.edit.grid import times_from
 from undye.edit.inputs import check_time
-from undye.edit.job import Job, Label, Progress, blank
+from undye.edit.job import Common, Job, blank
 from undye.errors import UserError
 from undye.samplers import Ancestral, DenoiserLike, Noise, Sampler, final
-from undye.sampling import SampleRequest, batches
+from undye.sampling import SampleRequest, batches, check_request
+from undye.sharding import shared_rows
 
 
 def progressive(
@@ -26,11 +28,8 @@ def progressive(
     sampler: str | Sampler = "ddim",
     steps: int | None = None,
     grid: str = "uniform",
-    seed: int = 0,
-    label: Label = None,
-    guidance: float = 1.0,
-    batch_size: int | None = None,
-    progress: Progress | None = None,
+    times: Sequence[float] | None = None,
+    **common: Unpack[Common],
 ) -> list[UInt8[np.ndarray, "n h w c"]]:
     """What the model takes x_0 to be as sampling goes on: Ho et al. 2020, Fig. 6.
 
@@ -41,11 +40,8 @@ def progressive(
         sampler: its name or a Sampler object.
         steps: steps of the grid; None: the sampler's own number.
         grid: how the steps are spread over the times.
-        seed: as `undye.sample`.
-        label: a class for all images or one for each.
-        guidance: classifier-free guidance weight.
-        batch_size: images at a time; None: by their size.
-        progress: called with (network calls done, network calls in all).
+        times: in place of steps and grid: the falling times themselves, from T to 0.
+        **common: seed (as `undye.sample`), label, guidance, batch_size, ..., see `undye.edit.job.Common`.
 
     Returns:
         the frames, each uint8 (n, H, W, C): x_0 as predicted (and clipped, if the model says so) at T first; the last
@@ -56,17 +52,28 @@ def progressive(
     """
     if frames < 2:
         raise UserError(f"progressive generation needs at least 2 frames, the first and the last, got {frames}")
+    world, progress = common.pop("world", None), common.pop("progress", None)
     request = SampleRequest(
-        n=n, sampler=sampler, steps=steps, grid=grid, seed=seed, label=label, guidance=guidance, batch_size=batch_size
-    )
-    rows: list[list[np.ndarray]] = []
-    for _, walk in batches(denoiser, request, progress):
-        taken = list(walk)
-        # samplers that end in a mean have x_0 = x there; of others the sample is x
-        states = [step.x_0 for step in taken[:-1]] + [taken[-1].x]
-        chosen = np.linspace(0, len(states) - 1, min(frames, len(states))).round().astype(int)
-        rows.append([to_uint8(states[i]) for i in chosen])
-    return [np.concatenate(frame) for frame in zip(*rows, strict=True)]
+        n=n, sampler=sampler, steps=steps, grid=None if times is not None else grid, times=times,
+        **common,  # pyrefly: ignore - all that is left in it is a request's
+    )  # fmt: skip
+    check_request(denoiser, request)
+
+    def some(rows: range) -> Tensor:
+        def tell(done: int, total: int) -> None:
+            if progress is not None:  # as if the other processes were as far
+                progress(done * n // len(rows), total * n // len(rows))
+
+        parts: list[Tensor] = []
+        for _, walk in batches(denoiser, request.part(rows.start, rows.stop), tell):
+            taken = list(walk)
+            # samplers that end in a mean have x_0 = x there; of others the sample is x
+            states = [step.x_0 for step in taken[:-1]] + [taken[-1].x]
+            chosen = np.linspace(0, len(states) - 1, min(frames, len(states))).round().astype(int)
+            parts.append(torch.stack([torch.from_numpy(to_uint8(states[i])) for i in chosen], dim=1))
+        return torch.cat(parts)
+
+    return list(shared_rows(world, n, some).numpy().swapaxes(0, 1))
 
 
 @dataclass(frozen=True)
@@ -91,11 +98,8 @@ def shared_latents(
     times: Sequence[int] | None = None,
     *,
     steps: int | None = 100,
-    seed: int = 0,
-    label: Label = None,
-    guidance: float = 1.0,
-    batch_size: int | None = None,
-    progress: Progress | None = None,
+    grid: Sequence[float] | None = None,
+    **common: Unpack[Common],
 ) -> SharedLatents:
     """Samples that share their way down to x_t and go on alone: Ho et al. 2020, Fig. 7.
 
@@ -108,11 +112,9 @@ def shared_latents(
         members: samples for each time of each way.
         times: the times t in 1..T; None: T, 3/4 T, T/2 and T/4, as the paper.
         steps: network calls from T to 0, the times added.
-        seed: the way of group g is a function of (seed, g); what follows also of t and the member's number.
-        label: a class for all groups or one for each.
-        guidance: classifier-free guidance weight.
-        batch_size: images at a time; None: by their size.
-        progress: called with (network calls done, network calls in all).
+        grid: in place of steps: all times of the way, from T to 0, those in `times` among them.
+        **common: seed, label, guidance, batch_size, ..., see `undye.edit.job.Common`. The way of group g is a function
+            of (seed, g); what follows also of the place of t among the times, and of the member's number.
 
     Returns:
         x_t and the samples.
@@ -122,41 +124,59 @@ def shared_latents(
     """
     if groups < 1 or members < 1:
         raise UserError(f"the numbers of groups and of members must be at least 1, got {groups} and {members}")
-    num_steps = denoiser.schedule.num_steps
-    chosen = [max(1, round(num_steps * k / 4)) for k in (4, 3, 2, 1)] if times is None else list(times)
-    chosen = sorted({check_time(t, num_steps) for t in chosen}, reverse=True)
-    walked = times_from(num_steps, num_steps, None if steps is None else min(steps, num_steps)).tolist()
-    grid = torch.tensor(sorted({*walked, *chosen}, reverse=True))
-    places = [int((grid == t).nonzero()) for t in chosen]
-    ways, tails = groups * (len(grid) - 1), groups * members * sum(len(grid) - 1 - place for place in places)
-    done = 0
+    chosen, way = shared_times(denoiser, times, steps, grid)
+    places = [int((way == t).nonzero()) for t in chosen]
+    ways, tails = groups * (len(way) - 1), groups * members * sum(len(way) - 1 - place for place in places)
+    done, progress = 0, common.pop("progress", None)
 
     def job(keys: list[tuple[int, int]], calls: int) -> Job:
         def tell(now: int, _: int, before: int = done) -> None:
             if progress is not None:
                 progress(before + now, ways + tails)
 
-        return Job(
-            denoiser=denoiser, keys=keys, calls=calls,
-            seed=seed, label=label, guidance=guidance, batch_size=batch_size, progress=tell,
-        )  # fmt: skip
+        return Job(denoiser=denoiser, keys=keys, calls=calls, progress=tell, **common)
 
     def shared(model: DenoiserLike, noise: Noise, x: Tensor) -> Tensor:
-        return way_down(model, noise(x), grid, noise, places)
+        return way_down(model, noise(x), way, noise, places)
 
-    states = job([(g, 0) for g in range(groups)], len(grid) - 1).run(shared, blank(denoiser, groups))
+    states = job([(g, 0) for g in range(groups)], len(way) - 1).run(shared, blank(denoiser, groups))
     done, rows = ways, []
     for r, place in enumerate(places):
 
         def alone(model: DenoiserLike, noise: Noise, x: Tensor, place: int = place) -> Tensor:
-            return final(Ancestral().steps(model, x, grid[place:], noise))
+            return final(Ancestral().steps(model, x, way[place:], noise))
 
         keys = [(g, 1 + r * members + m) for g in range(groups) for m in range(members)]
-        samples = job(keys, len(grid) - 1 - place).run(alone, states[:, r].repeat_interleave(members, 0))
-        done += len(keys) * (len(grid) - 1 - place)
+        samples = job(keys, len(way) - 1 - place).run(alone, states[:, r].repeat_interleave(members, 0))
+        done += len(keys) * (len(way) - 1 - place)
         rows.append(to_uint8(samples).reshape(groups, members, *_image_shape(denoiser)))
     latents = to_uint8(states.flatten(0, 1)).reshape(groups, len(places), *_image_shape(denoiser))
     return SharedLatents(np.array(chosen), latents, np.stack(rows, axis=1))
+
+
+def shared_times(
+    denoiser: Denoiser,
+    times: Sequence[int] | None = None,
+    steps: int | None = 100,
+    grid: Sequence[float] | None = None,
+) -> tuple[list[int], Real[Tensor, " n"]]:
+    """The times t at which samples part, falling, and all times of the way down from T to 0.
+
+    Raises:
+        UserError: for a t outside of 1..T or not on the grid that is given, or steps that do not fit.
+    """
+    num_steps = denoiser.schedule.num_steps
+    chosen = [max(1, round(num_steps * k / 4)) for k in (4, 3, 2, 1)] if times is None else list(times)
+    chosen = sorted({check_time(t, num_steps) for t in chosen}, reverse=True)
+    if not chosen:
+        raise UserError("samples part at one time at least: give one")
+    if grid is not None:
+        way = times_from(num_steps, num_steps, None, grid)
+        if missing := [t for t in chosen if t not in way.tolist()]:
+            raise UserError(f"the time {missing[0]} is not on the grid")
+        return chosen, way
+    walked = times_from(num_steps, num_steps, None if steps is None else min(steps, num_steps)).tolist()
+    return chosen, torch.tensor(sorted({*walked, *chosen}, reverse=True))
 
 
 def way_down(

@@ -1,10 +1,10 @@
 """Restoration by posterior sampling: super-resolution, colourisation, and any measurement that torch differentiates."""
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, Unpack
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real, UInt8
 from torch import Tensor
 
 from undye.data.pixels import to_signed, to_uint8
@@ -13,11 +13,12 @@ from undye.edit.ddnm import ddnm, into_box
 from undye.edit.dps import dps
 from undye.edit.grid import times_from
 from undye.edit.inputs import check_pixels, check_variations, show
-from undye.edit.job import Job, Label, Progress, blank, named
+from undye.edit.job import Job, Varied, blank, named
 from undye.edit.operators import AveragePool, Grey
 from undye.edit.resampling import down_steps, resampled
 from undye.errors import UserError
-from undye.samplers import DDIM, DenoiserLike, Noise
+from undye.samplers import DenoiserLike, Noise
+from undye.sampling import with_options
 
 ETA = 0.85
 """Of the DDIM under DDNM: Wang et al. 2023's choice."""
@@ -35,12 +36,12 @@ def restore(
     method: Literal["ddnm", "dps"] = "ddnm",
     variations: int = 1,
     steps: int | None = None,
+    times: Sequence[float] | None = None,
     scale: float = 1.0,
-    seed: int = 0,
-    label: Label = None,
-    guidance: float = 1.0,
-    batch_size: int | None = None,
-    progress: Progress | None = None,
+    jump: int = JUMP,
+    resamplings: int = RESAMPLINGS,
+    eta: float = ETA,
+    **common: Unpack[Varied],
 ) -> UInt8[np.ndarray, "m h w c"]:
     """Images that a small, or a grey, one may have been made from.
 
@@ -57,12 +58,13 @@ def restore(
         variations: results for each image.
         steps: steps of the grid; None: 50 for ddnm, of three network calls each but the first, 250 for dps, of one with
             its gradient.
+        times: in place of steps: the falling times themselves, from T to 0.
         scale: dps: how strongly the measurement draws, the paper's zeta'.
-        seed: result k of image i is a function of (seed, i, k).
-        label: a class for all images or one for each.
-        guidance: classifier-free guidance weight.
-        batch_size: results at a time; None: by their size.
-        progress: called with (network calls done, network calls in all).
+        jump: ddnm: steps of the grid that its time travel goes back up.
+        resamplings: ddnm: how often each stretch of `jump` steps is walked.
+        eta: ddnm: how random the DDIM under it is, 0 to 1.
+        **common: seed, label, guidance, batch_size, ..., see `undye.edit.job.Varied`. Result k of image i is a function
+            of (seed, i, k).
 
     Returns:
         uint8 (N * variations, H, W, C), the variations of an image together.
@@ -76,18 +78,17 @@ def restore(
     if method not in ("ddnm", "dps"):
         raise UserError(f"unknown method {method!r}: choose ddnm or dps")
     y = to_signed(measured).repeat_interleave(variations, 0)
-    settings = {"label": label, "guidance": guidance, "batch_size": batch_size, "progress": progress}
     if method == "dps":
         return restore_from(
-            denoiser, y, operator.forward, variations=variations, steps=steps, scale=scale, seed=seed, **settings
+            denoiser, y, operator.forward, variations=variations, steps=steps, times=times, scale=scale, **common
         )
-    num_steps = denoiser.schedule.num_steps
-    grid = times_from(num_steps, num_steps, steps)
-    walk = resampled(len(grid) - 1, JUMP, RESAMPLINGS)
-    job = Job(denoiser=denoiser, keys=named(len(measured), variations), calls=down_steps(walk), seed=seed, **settings)
+    grid = restoring_times(denoiser, method, steps, times)
+    walk = resampled(len(grid) - 1, jump, resamplings)
+    job = Job(denoiser=denoiser, keys=named(len(measured), variations), calls=down_steps(walk), **common)
+    sampler = with_options("ddim", eta=eta)
 
     def edit(model: DenoiserLike, noise: Noise, x: Tensor, y: Tensor) -> Tensor:
-        return ddnm(model, y, operator, noise(x), grid, noise, walk, DDIM(eta=ETA))
+        return ddnm(model, y, operator, noise(x), grid, noise, walk, sampler)
 
     # float64: what the projections leave must not show in the rounding to pixels
     x_0 = job.run(edit, blank(denoiser, len(y)), y).double()
@@ -101,12 +102,9 @@ def restore_from(
     *,
     variations: int = 1,
     steps: int | None = None,
+    times: Sequence[float] | None = None,
     scale: float = 1.0,
-    seed: int = 0,
-    label: Label = None,
-    guidance: float = 1.0,
-    batch_size: int | None = None,
-    progress: Progress | None = None,
+    **common: Unpack[Varied],
 ) -> UInt8[np.ndarray, "m h w c"]:
     """Images that a measurement of any kind may have been made of, by DPS.
 
@@ -117,12 +115,10 @@ def restore_from(
             be differentiated by torch: a blur, a mask, a crop, a tone curve.
         variations: rows of y that belong to one image.
         steps: network calls, each with a gradient; None: 250.
+        times: in place of steps: the falling times themselves, from T to 0.
         scale: how strongly the measurement draws, the paper's zeta'.
-        seed: result k of image i is a function of (seed, i, k).
-        label: a class for all images or one for each.
-        guidance: classifier-free guidance weight.
-        batch_size: results at a time; None: by their size.
-        progress: called with (network calls done, network calls in all).
+        **common: seed, label, guidance, batch_size, ..., see `undye.edit.job.Varied`. Result k of image i is a function
+            of (seed, i, k).
 
     Returns:
         uint8 (M, H, W, C), a result for each row of y.
@@ -135,17 +131,27 @@ def restore_from(
         raise UserError(f"give each image's measurement {variations} times: got {len(y)} rows")
     if not 0 < scale < float("inf"):
         raise UserError(f"the scale must be above 0, got {scale:g}")
-    num_steps = denoiser.schedule.num_steps
-    grid = times_from(num_steps, num_steps, min(DPS_STEPS, num_steps) if steps is None else steps)
-    job = Job(
-        denoiser=denoiser, keys=named(len(y) // variations, variations), calls=len(grid) - 1,
-        seed=seed, label=label, guidance=guidance, batch_size=batch_size, progress=progress,
-    )  # fmt: skip
+    grid = restoring_times(denoiser, "dps", steps, times)
+    job = Job(denoiser=denoiser, keys=named(len(y) // variations, variations), calls=len(grid) - 1, **common)
 
     def edit(model: DenoiserLike, noise: Noise, x: Tensor, rows: Tensor) -> Tensor:
         return dps(model, rows, measure, noise(x), grid, noise, scale)
 
     return to_uint8(job.run(edit, blank(denoiser, len(y)), y))
+
+
+def restoring_times(
+    denoiser: Denoiser, method: str, steps: int | None = None, times: Sequence[float] | None = None
+) -> Real[Tensor, " n"]:
+    """The falling times from T to 0 that a method takes; `times` themselves, if these are given.
+
+    Raises:
+        UserError: for times or steps that do not fit.
+    """
+    num_steps = denoiser.schedule.num_steps
+    if method == "dps" and steps is None and times is None:
+        steps = min(DPS_STEPS, num_steps)
+    return times_from(num_steps, num_steps, steps, times)
 
 
 def operator_for(denoiser: Denoiser, task: str, factor: int) -> AveragePool | Grey:
