@@ -1,4 +1,4 @@
-"""How a picture was made, kept inside it: a PNG of `undye sample` can be made again from the file alone.
+"""How a picture was made, kept inside it: a PNG of `undye sample` or of an edit can be made again.
 
 It is a JSON object in a PNG text chunk of the name `undye`, readable by any program that shows PNG metadata.
 """
@@ -35,7 +35,7 @@ def read_provenance(path: Path) -> Provenance:
         UserError: it cannot be read, or says nothing.
     """
     if not path.is_file():
-        raise UserError(f"no picture at {path}: give a PNG that undye sample has written")
+        raise UserError(f"no picture at {path}: give a PNG that undye has written")
     try:
         with Image.open(path, formats=("PNG",)) as image:
             image.load()  # text chunks may come after the pixels
@@ -47,5 +47,5 @@ def read_provenance(path: Path) -> Provenance:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise UserError(f"{path} does not say how it was made: give a PNG that undye sample has written, unchanged")
+        raise UserError(f"{path} does not say how it was made: give a PNG that undye has written, unchanged")
     return found

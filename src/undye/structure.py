@@ -78,7 +78,7 @@ def _union(kinds: tuple[Any, ...], data: Any, where: str, base: Any) -> Any:
     if data is None and type(None) in kinds:
         return None
     choices = [k for k in kinds if k is not type(None)]
-    if isinstance(data, dict) and all(is_dataclass(k) for k in choices):
+    if isinstance(data, dict) and len(choices) > 1 and all(is_dataclass(k) for k in choices):
         # dataclasses of a union carry their name in the field `kind`; a table without one keeps the base's class
         by_kind = {get_args(get_type_hints(k)["kind"])[0]: k for k in choices}
         default = next((name for name, k in by_kind.items() if type(base) is k), None)

@@ -2,12 +2,18 @@
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from undye.cli.edit_options import ImageOptions, common, model_shape, open_model, read_images, write_results
+from undye.cli.edit_command import main_of
+from undye.cli.edit_options import ImageOptions, steering
+from undye.cli.edit_settings import Edit, Made, Place, SamplerName, exact, varied
 from undye.cli.parse import parse
-from undye.cli.progress import Progress
 from undye.cli.settings import joined
 from undye.errors import UserError
+
+if TYPE_CHECKING:
+    from undye.cli.edit_inputs import Inputs
+    from undye.denoiser import Denoiser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,22 +34,56 @@ class DenoiseArgs(ImageOptions):
     """Add such noise to the images first: to try it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Denoise(Edit):
+    """What `undye denoise` does, exactly."""
+
+    command: ClassVar[str] = "denoise"
+    doing: ClassVar[str] = "denoising"
+    n: int
+    sigma: float
+    draw: bool
+    degrade: bool
+    times: tuple[float, ...]
+    sampler: SamplerName
+
+    @classmethod
+    def of(cls, a: DenoiseArgs, denoiser: "Denoiser") -> "Denoise":
+        """What the flags come to."""
+        from undye.edit.denoise import denoising_times
+
+        if a.steps is not None and not a.draw:
+            raise UserError("the mean takes one network call: --steps are for --draw")
+        times = exact(denoising_times(denoiser.schedule, a.sigma, a.steps if a.draw else 1))
+        return cls(
+            n=a.n, sigma=a.sigma, draw=a.draw, degrade=a.degrade, times=times, sampler=SamplerName.of(a.sampler),
+            **steering(a, denoiser),
+        )  # fmt: skip
+
+    @property
+    def columns(self) -> int:
+        """See `Edit`."""
+        return self.n
+
+    def make(self, denoiser: "Denoiser", inputs: "Inputs", only: Place | None, common: dict[str, Any]) -> Made:
+        """See `Edit`."""
+        from undye.edit.denoise import add_noise, denoise
+
+        images = inputs.images
+        assert images is not None
+        first = 0 if only is None else only.image
+        noisy = add_noise(images, self.sigma, self.seed, first_index=first) if self.degrade else images
+        results = denoise(
+            denoiser, noisy, self.sigma, draw=self.draw, times=self.times, sampler=self.sampler.build(),
+            **varied(self.n, only), **common,
+        )  # fmt: skip
+        before = [images, noisy] if self.degrade else [noisy]
+        return Made(results.reshape(len(images), -1, *images.shape[1:]), before)
+
+
 def main(args: list[str]) -> int:
     """Run the command; returns the exit code."""
     a = parse(DenoiseArgs, joined(args), "undye denoise", "Take Gaussian noise of a known level out of images.")
     if not 0 < a.sigma < math.inf:
         raise UserError("the noise's level must be known: give --sigma its standard deviation, of 255 grey levels")
-    denoiser = open_model(a)
-
-    from undye.edit.denoise import add_noise, denoise
-
-    images = read_images(a, model_shape(denoiser))
-    noisy = add_noise(images, a.sigma, a.seed) if a.degrade else images
-    with Progress("denoising", "network calls") as progress:
-        results = denoise(
-            denoiser, noisy, a.sigma, draw=a.draw, variations=a.n, sampler=a.sampler, steps=a.steps, progress=progress,
-            **common(a, denoiser),
-        )  # fmt: skip
-    write_results(a.out, results.reshape(len(images), a.n, *images.shape[1:]), *([images] if a.degrade else []), noisy)
-    print(a.out)
-    return 0
+    return main_of(a, Denoise.of)

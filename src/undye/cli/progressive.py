@@ -1,16 +1,20 @@
 """`undye progressive MODEL --n 8 --out grid.png`."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
-from undye.cli.edit_options import ModelOptions, common, open_model, write_results
+from undye.cli.edit_command import main_of
+from undye.cli.edit_options import ModelOptions, steering
+from undye.cli.edit_settings import Edit, Made, Place, SamplerName, exact
 from undye.cli.parse import parse
-from undye.cli.progress import Progress
 from undye.cli.settings import joined
 from undye.errors import UserError
+
+if TYPE_CHECKING:
+    from undye.cli.edit_inputs import Inputs
+    from undye.denoiser import Denoiser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,45 +39,98 @@ class ProgressiveArgs(ModelOptions):
     """With --shared: ways down, all their rows."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Progressive(Edit):
+    """What `undye progressive` does, exactly. A row is an image, its results are the frames."""
+
+    command: ClassVar[str] = "progressive"
+    doing: ClassVar[str] = "sampling"
+    n: int
+    frames: int
+    times: tuple[float, ...]
+    sampler: SamplerName
+
+    @classmethod
+    def of(cls, a: ProgressiveArgs, denoiser: "Denoiser") -> "Progressive":
+        """What the flags come to."""
+        from undye.sampling import SampleRequest, plan
+
+        n = 8 if a.n is None else a.n
+        sampler, times = plan(denoiser, SampleRequest(n=n, sampler=a.sampler, steps=a.steps, grid="uniform"))
+        return cls(n=n, frames=a.frames, times=exact(times), sampler=SamplerName.of(sampler), **steering(a, denoiser))
+
+    def shape(self, denoiser: "Denoiser") -> None:
+        """See `Edit`."""
+        return None
+
+    @property
+    def columns(self) -> int:
+        """See `Edit`."""
+        return min(self.frames, len(self.times) - 1)
+
+    def make(self, denoiser: "Denoiser", inputs: "Inputs", only: Place | None, common: dict[str, Any]) -> Made:
+        """See `Edit`."""
+        import numpy as np
+
+        from undye.edit.progressive import progressive
+
+        n, first = (self.n, 0) if only is None else (1, only.image)
+        frames = progressive(
+            denoiser, n, self.frames, sampler=self.sampler.build(), times=self.times, first_index=first, **common
+        )
+        return Made(np.stack(frames if only is None else frames[only.variation :][:1], axis=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressiveShared(Edit):
+    """What `undye progressive --shared` does, exactly. A row is a group at one of the times t."""
+
+    command: ClassVar[str] = "progressive --shared"
+    doing: ClassVar[str] = "sampling"
+    groups: int
+    members: int
+    t: tuple[int, ...]
+    times: tuple[float, ...]
+
+    @classmethod
+    def of(cls, a: ProgressiveArgs, denoiser: "Denoiser") -> "ProgressiveShared":
+        """What the flags come to."""
+        from undye.edit.progressive import shared_times
+
+        chosen, way = shared_times(denoiser, a.t or None, 100 if a.steps is None else a.steps)
+        members = 8 if a.n is None else a.n
+        return cls(groups=a.groups, members=members, t=tuple(chosen), times=exact(way), **steering(a, denoiser))
+
+    def shape(self, denoiser: "Denoiser") -> None:
+        """See `Edit`."""
+        return None
+
+    @property
+    def columns(self) -> int:
+        """See `Edit`."""
+        return self.members
+
+    def make(self, denoiser: "Denoiser", inputs: "Inputs", only: Place | None, common: dict[str, Any]) -> Made:
+        """See `Edit`; for one result its group is made, whose members' numbers count in the noise."""
+        from undye.edit.progressive import shared_latents
+
+        groups, first, row = self.groups, 0, 0
+        if only is not None and self.t:
+            groups, (first, row) = 1, divmod(only.image, len(self.t))
+        found = shared_latents(denoiser, groups, self.members, self.t, grid=self.times, first_index=first, **common)
+        samples, latents = (x.reshape(-1, *x.shape[2:]) for x in (found.samples, found.latents))
+        if only is not None:
+            samples = samples[row : row + 1, only.variation :][:, :1]
+            latents = latents[row : row + 1]
+        return Made(samples, [latents])
+
+
 def main(args: list[str]) -> int:
     """Run the command; returns the exit code."""
     about = "What the model takes the image to be while it samples, or samples that share their beginning."
     a = parse(ProgressiveArgs, joined(args), "undye progressive", about)
-    n = 8 if a.n is None else a.n
     if not a.shared and (a.t or a.groups != 1):
         raise UserError("--t and --groups are for --shared: leave them out, or add it")
     if a.shared and (a.film or a.frames != 10 or a.sampler != "ddim"):
         raise UserError("--film, --frames and --sampler are not for --shared: leave them out")
-    if a.film and a.film == a.out:
-        raise UserError("--film and --out need different names")
-    if a.film:
-        from undye.film_files import check_film
-
-        check_film(Path(a.film))
-    denoiser = open_model(a)
-    settings = common(a, denoiser)
-
-    import numpy as np
-
-    from undye.edit.progressive import progressive, shared_latents
-    from undye.film_files import save_film
-
-    with Progress("sampling", "network calls") as progress:
-        if a.shared:
-            found = shared_latents(
-                denoiser, a.groups, n, a.t or None, steps=100 if a.steps is None else a.steps, progress=progress,
-                **settings,
-            )  # fmt: skip
-            samples, latents = (x.reshape(-1, *x.shape[2:]) for x in (found.samples, found.latents))
-            write_results(a.out, samples, latents)
-            print(a.out)
-            return 0
-        frames = progressive(
-            denoiser, n, a.frames, sampler=a.sampler, steps=a.steps, progress=progress, **settings
-        )  # fmt: skip
-    if a.film:
-        save_film(frames, Path(a.film))
-    write_results(a.out, np.stack(frames, axis=1))
-    for path in filter(None, (a.out, a.film)):
-        print(path)
-    return 0
+    return main_of(a, ProgressiveShared.of if a.shared else Progressive.of, film=a.film)

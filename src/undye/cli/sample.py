@@ -1,7 +1,6 @@
 """`undye sample MODEL --out ...`."""
 
-import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -34,7 +33,8 @@ class SampleArgs:
     """grid.png, samples.npz (array `images`, and `labels`), or a folder (a PNG per image, as soon as it is finished).
     Every PNG says inside how it was made."""
     like: Annotated[str, tyro.conf.arg(metavar="PICTURE.png")] = ""
-    """Make again what a PNG of undye sample shows, with the settings and the model that it names."""
+    """Make again what a PNG of undye sample, or of an edit, shows: with the settings, the model and the images that it
+    names."""
     resume: bool = False
     """A folder that has some of the images: draw the others."""
     n: int = 16
@@ -136,6 +136,10 @@ def main(args: list[str]) -> int:
     from undye.writers import FolderWriter, open_writer
 
     found = read_provenance(Path(a.like)) if a.like else None
+    if found is not None and found.get("command", "sample") != "sample":
+        from undye.cli.edit_like import again
+
+        return again(a, found)
     if a.out:
         open_writer(a.out, 1, resume=a.resume)  # says what is wrong before the model is loaded
         if a.resume and kind_of(a.out) != "folder":
@@ -196,30 +200,17 @@ class _Task:
     @classmethod
     def of(cls, a: SampleArgs, found: dict[str, Any] | None, device: "torch.device") -> "_Task":
         """Load the model, and say what to draw."""
-        from undye.checkpoint.imported import Settings
-        from undye.checkpoint.load import load
-        from undye.cli.sample_like import ModelSource, provenance_of, request_in, source_in
-        from undye.metrics.recipe import model_hash
+        from undye.cli.sample_like import ModelSource, note_another, open_source, provenance_of, request_in, source_in
 
         said = None if found is None else source_in(found)
         source = said or ModelSource(
             model=a.model, weights=a.weights, set=a.set, runtime=a.runtime, calibration=a.calibration
         )
-        model = a.model or source.model
-        if not Path(model).exists():
-            raise UserError(f"no model at {model}: give a run folder or a checkpoint folder")
         if source.runtime == "pytorch" and source.calibration:
             raise UserError("--calibration is for --runtime onnxruntime-int8: leave it out")
-        denoiser = load(model, device, Settings.parse(source.set).values, weights=source.weights)  # pyrefly: ignore
-        sha256 = model_hash(denoiser)
-        if said is not None and said.sha256 != sha256:
-            if not a.model:
-                raise UserError(
-                    f"the model in {model} is not the one that made {a.like}: name that one, or name this one as MODEL "
-                    "to use the same settings with it"
-                )
-            print(f"undye: note: another model than {a.like} was made by, with its settings", file=sys.stderr)
-        source = replace(source, model=model, sha256=sha256)
+        denoiser, source = open_source(source, device, "" if said is None else a.like, a.model)
+        if said is not None:
+            note_another(said, source, a.like)
         request = _request(a, denoiser) if found is None else request_in(found, a.batch_size)
         if source.runtime != "pytorch" and request.dtype != "float32":
             raise UserError("--dtype is for PyTorch: leave it or --runtime out")

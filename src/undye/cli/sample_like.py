@@ -1,14 +1,20 @@
 """`undye sample --like PICTURE`: from a request to what a picture says of it, and back."""
 
 import json
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from undye.checkpoint.imported import Settings
+from undye.checkpoint.load import load
 from undye.denoiser import Denoiser
 from undye.errors import UserError
+from undye.metrics.recipe import model_hash
 from undye.metrics.versions import versions
 from undye.provenance import Provenance
 from undye.sampling import SampleRequest, plan, with_options
@@ -42,7 +48,8 @@ def provenance_of(source: ModelSource, denoiser: Denoiser, request: SampleReques
     """What the pictures of some of a request's samples say: exact times, so that no later default changes them."""
     sampler, times = plan(denoiser, request)
     common = {
-        **versions(), **asdict(source), "seed": request.seed, "sampler": sampler.name, "options": asdict(sampler),
+        **versions(), "command": "sample", **asdict(source), "seed": request.seed,
+        "sampler": sampler.name, "options": asdict(sampler),
         "times": [float(t) for t in times], **{name: getattr(request, name) for name in _STEERING},
         "dtype": request.dtype,
     }  # fmt: skip
@@ -55,13 +62,49 @@ def provenance_of(source: ModelSource, denoiser: Denoiser, request: SampleReques
     return of
 
 
+def open_source(
+    source: ModelSource, device: torch.device, like: str = "", instead: str = ""
+) -> tuple[Denoiser, ModelSource]:
+    """Load a model.
+
+    Args:
+        source: which.
+        device: where to.
+        like: the picture that names it; "": the user does.
+        instead: the model that the user names in place of the picture's.
+
+    Returns:
+        the model, and what is now known of it.
+
+    Raises:
+        UserError: if it cannot be read, or is not the one that made the picture and not named in its place.
+    """
+    model = instead or source.model
+    if not Path(model).exists():
+        raise UserError(f"no model at {model}: give a run folder or a checkpoint folder")
+    denoiser = load(model, device, Settings.parse(source.set).values, weights=source.weights)  # pyrefly: ignore
+    sha256 = model_hash(denoiser)
+    if like and not instead and source.sha256 != sha256:
+        raise UserError(
+            f"the model in {model} is not the one that made {like}: name that one, or name this one as MODEL "
+            "to use the same settings with it"
+        )
+    return denoiser, replace(source, model=model, sha256=sha256)
+
+
+def note_another(said: ModelSource, used: ModelSource, like: str) -> None:
+    """Tell the user if a picture is made again by another model."""
+    if said.sha256 != used.sha256:
+        print(f"undye: note: another model than {like} was made by, with its settings", file=sys.stderr)
+
+
 def source_in(found: Provenance) -> ModelSource:
     """The model that a picture names.
 
     Raises:
         UserError: if it says it otherwise than this version does.
     """
-    with _reading():
+    with reading():
         given = {key: found[key] for key in ("model", "sha256", "weights", "runtime", "calibration")}
         if not all(isinstance(v, str) or (k == "sha256" and v is None) for k, v in given.items()):
             raise TypeError
@@ -74,7 +117,7 @@ def request_in(found: Provenance, batch_size: int | None) -> SampleRequest:
     Raises:
         UserError: if it says it otherwise than this version does.
     """
-    with _reading():
+    with reading():
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(found["options"]).items()}
         steering: dict[str, Any] = {name: found[name] for name in _STEERING}
         if steering["guidance_interval"] is not None:
@@ -90,12 +133,12 @@ def request_in(found: Provenance, batch_size: int | None) -> SampleRequest:
 
 def same_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Whether two pictures' samples belong to one set: made in the same manner, whatever their numbers."""
-    apart = ("n", "first_index", "label", "undye", "torch", "model")
+    apart = ("command", "n", "first_index", "label", "undye", "torch", "model")
     first, second = (json.loads(json.dumps({k: v for k, v in x.items() if k not in apart})) for x in (a, b))
     return first == second
 
 
-class _reading:  # noqa: N801 - a context manager
+class reading:  # noqa: N801 - a context manager
     """Turns what a strange picture makes go wrong into words."""
 
     def __enter__(self) -> None:
