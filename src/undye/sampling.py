@@ -18,7 +18,7 @@ from undye.device import fitting_batch, is_out_of_memory
 from undye.diffusion.score import sigma_at
 from undye.diffusion.variance import LEARNED
 from undye.errors import UserError
-from undye.precision import network_in
+from undye.precision import at_least_single, network_in
 from undye.samplers import SAMPLERS, DenoiserLike, SampleNoise, Sampler, Step
 from undye.samplers.base import pairs
 from undye.samplers.defaults import choose
@@ -177,7 +177,8 @@ def batches(
     for start in range(0, request.n, size):
         index = range(start, min(start + size, request.n))
         noise = SampleNoise(request.seed, [request.first_index + i for i in index])
-        x_T = noise(torch.empty(len(index), config.channels, height, width, dtype=weights.dtype, device=weights.device))
+        shape = (len(index), config.channels, height, width)
+        x_T = noise(torch.empty(shape, dtype=at_least_single(weights.dtype), device=weights.device))
         model = _guided(denoiser, request, None if labels is None else labels[start : index.stop].to(weights.device))
 
         def tick(done: int, start: int = start, count: int = len(index)) -> None:
