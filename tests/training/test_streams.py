@@ -3,7 +3,9 @@
 import os
 import signal
 import threading
+import time
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -22,8 +24,10 @@ from tests.training.harness import (
     finish_all,
     kill_again_and_again,
     records,
+    step_of,
     tiny,
     together,
+    wait_until,
 )
 from tests.training.test_processes import EXACT, assert_close
 from undye.checkpoint.native import find_checkpoint, load_train_state
@@ -209,6 +213,94 @@ def test_two_processes_take_the_steps_of_one(folder: Path, tmp_path: Path) -> No
     finish_all(together(tiny(data, tmp_path / "two", *EXACT, *BLOCK), tmp_path / "two"))
     assert_close(tmp_path / "one", tmp_path / "two")
     assert records(tmp_path / "one", "logged")
+
+
+def stall(after: int, ranks: tuple[str, ...], sign: str, words: str = "") -> None:
+    """In a process: once so many rows were read in the background, no more come, or the stream breaks off."""
+    left, rows = iter(range(after)), HubStream.rows
+
+    def stalling(self, shard, start=0):
+        for row in rows(self, shard, start):
+            background = threading.current_thread() is not threading.main_thread()
+            if os.environ["RANK"] in ranks and background and next(left, None) is None:
+                Path(f"{sign}.{os.environ['RANK']}").touch()
+                if words:
+                    raise StreamError(words)
+                threading.Event().wait()
+            yield row
+
+    HubStream.rows = stalling  # pyrefly: ignore
+
+
+LONG = [*BLOCK, "--training.steps", "18", "--checkpoint.every", "50", "--training.optimizer", "adam"]
+
+
+@pytest.fixture(scope="module")
+def long(folder: Path) -> Path:
+    """18 steps of 4 in two processes, never stopped."""
+    out = folder.parent / "long"
+    finish_all(together(tiny(f"hf-stream:{folder}", out, *LONG), folder.parent / "long"))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("waits", "hears", "number"),
+    [
+        (("0", "1"), (0, 1), signal.SIGTERM),
+        (("0", "1"), (1,), signal.SIGUSR1),
+        (("1",), (0,), signal.SIGTERM),  # this one has its rows, and waits for the other
+    ],
+    ids=["both wait, both hear", "both wait, one hears", "the one with rows hears"],
+)
+def test_processes_that_wait_for_rows_hear_a_signal_and_go_on_later(
+    folder: Path, long: Path, tmp_path: Path, waits: tuple[str, ...], hears: tuple[int, ...], number: int
+) -> None:
+    args = tiny(f"hf-stream:{folder}", tmp_path / "run", *LONG, "--resume")
+    before = partial(stall, 33, waits, str(tmp_path / "sign"))
+    jobs = together(args, tmp_path / "stopped", before=before)
+    for job in jobs:
+        job.start()
+    for rank in waits:
+        wait_until(jobs[0], (tmp_path / f"sign.{rank}").exists)
+    time.sleep(0.5)
+    for rank in hears:
+        jobs[rank].send(number)
+    began = time.monotonic()
+    assert [job.wait(60) for job in jobs] == [0, 0], "\n".join(job.said() for job in jobs)
+    assert time.monotonic() - began < 30
+    last = records(tmp_path / "run", "finished")[-1]
+    assert not last["completed"]
+    assert 0 < last["step"] == step_of(tmp_path / "run") < 10, "what was trained is saved"
+    finish_all(together(args, tmp_path / "resumed"))
+    assert records(tmp_path / "run", "finished")[-1]["completed"]
+    assert_same_tensors(long, tmp_path / "run")
+
+
+def test_a_stream_that_breaks_off_in_one_process_ends_the_other_which_waits(folder: Path, tmp_path: Path) -> None:
+    def jobs(name: str, ranks: tuple[str, ...]) -> list[Job]:
+        before = partial(stall, 33, ranks, str(tmp_path / name), "it broke off")
+        return together(tiny(f"hf-stream:{folder}", tmp_path / name, *LONG), tmp_path / name, before=before)
+
+    for name, ranks in (("one", ("1",)), ("both", ("0", "1"))):
+        two = jobs(name, ranks)
+        for job in two:
+            job.start()
+        assert [job.wait(60) for job in two] == [2, 2], "\n".join(job.said() for job in two)
+        said = [line for job in two for line in job.said().splitlines() if line.startswith("undye: error:")]
+        assert len(said) == 1, said
+        assert "it broke off; this was needed for step" in said[0]
+
+
+def test_a_process_that_is_gone_while_rows_are_waited_for(folder: Path, tmp_path: Path) -> None:
+    before = partial(stall, 33, ("0", "1"), str(tmp_path / "sign"))
+    jobs = together(tiny(f"hf-stream:{folder}", tmp_path / "run", *LONG), tmp_path / "run", before=before)
+    for job in jobs:
+        job.start()
+    wait_until(jobs[0], (tmp_path / "sign.0").exists)
+    wait_until(jobs[0], (tmp_path / "sign.1").exists)
+    jobs[1].send(signal.SIGKILL)
+    assert jobs[0].wait(60) == 2
+    assert "another process of this run has ended" in jobs[0].said()
 
 
 def test_an_empty_stream_is_one_line(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import queue
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -97,7 +97,7 @@ class BatchStream:
         with self._parts(step) as part:
             return self._finished([part(step, self._examples())()])
 
-    def since(self, step: int) -> Iterator[Batch]:
+    def since(self, step: int) -> Generator[Batch]:
         """The batches of step `step`, `step + 1`, ..., without end.
 
         Raises:

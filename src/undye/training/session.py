@@ -51,6 +51,7 @@ from undye.training.listeners import measured_at, record_keepers
 from undye.training.plan import Plan, make_plan, with_absolute_paths
 from undye.training.posthoc import Averages
 from undye.training.precision import Precision
+from undye.training.rounds import Rounds, SignalFirst
 from undye.training.run import RunConfig
 from undye.training.saver import Saver, last_good
 from undye.training.setup import (
@@ -81,10 +82,6 @@ class Interrupted(Exception):
     def __init__(self, signal: Signals):
         super().__init__(f"stopped by {signal.name}")
         self.signal = signal
-
-
-class SignalFirst(Exception):
-    """What was being drawn, measured or waited for is left, for a signal waits."""
 
 
 def run(
@@ -153,6 +150,9 @@ class _Session:
         self.window = Window(self.config.model.schedule.num_steps)
         self.saver = Saver(folder, self.config.checkpoint)
         self.trainer, self.notes = self._trainer(denoiser)
+        # several processes hear a signal at the next step; of a stream that may be a long time
+        streams = self.world.size > 1 and isinstance(self.source, StreamSource)
+        self.rounds = Rounds(self.world, lambda: self.trainer.flag()) if streams else None
         self.stream = self._stream()
         self.planner: BudgetPlanner | None = None
         spent = 0.0
@@ -233,8 +233,7 @@ class _Session:
             "tell": self._tell_bad,
         }
         if isinstance(source, StreamSource):
-            # several processes would have to agree first, at a step that all of them take
-            waiting = self.give_way if self.world.size == 1 else None
+            waiting = self.give_way if self.rounds is None else self.rounds.waiting
             return StreamBatches(source=source, **settings, block=training.shuffle_block, waiting=waiting)
         return BatchStream(source=source, **settings)
 
@@ -289,8 +288,8 @@ class _Session:
         trainer.flag = lambda: stop.received or 0
         try:
             return self._loop()
-        except SignalFirst:  # while images were waited for, between two steps
-            raise self.stopped(trainer.flag()) from None
+        except SignalFirst as signal:  # while images were waited for, between two steps
+            raise self.stopped(signal.received) from None
 
     def _loop(self) -> Path:
         trainer = self.trainer
@@ -321,7 +320,8 @@ class _Session:
 
     def _steps(self) -> Iterator[StepDone]:
         try:
-            yield from self.trainer.steps(self.stream.since(self.trainer.step))
+            batches = self.stream.since(self.trainer.step)
+            yield from self.trainer.steps(batches if self.rounds is None else self.rounds.batches(batches))
         except NonFiniteError as error:
             self.tell_saved(wait=True)
             if not self.world.is_main:
@@ -431,8 +431,8 @@ class _Session:
             SignalFirst: if there is one.
         """
         # with the weights spread over the processes they would have to agree first
-        if not self.trainer.spread and self.trainer.flag():
-            raise SignalFirst
+        if not self.trainer.spread and (received := self.trainer.flag()):
+            raise SignalFirst(received)
 
     def spread_averages(self) -> None:
         """Spread the averages over the processes again (fsdp): only a backward pass would, and they have none."""
