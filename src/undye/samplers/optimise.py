@@ -2,8 +2,9 @@
 
 For a batch of x_T the flow's end is computed once, in many steps. Then the times (as lambda = log(signal / noise),
 between T and t = 1) are moved by Levenberg and Marquardt's method, least squares over all numbers of all images: each
-iteration asks how the end moves with each time, by differences. Starting points are the grids that need no search.
-Last, the order of each step is tried. What a grid is worth is measured on other x_T's than it was made with.
+iteration asks how the end moves with each time, by differences. It starts at the best of the grids that need no search,
+or at the one that undye brings for models like it. Last, the order of each step is tried. What a grid is worth is
+measured on other x_T's than it was made with.
 """
 
 from collections.abc import Callable
@@ -20,9 +21,11 @@ from undye.diffusion.schedule import NoiseSchedule, log_alpha_bar_at_log_snr, lo
 from undye.errors import UserError
 from undye.precision import at_least_single
 from undye.samplers.base import DenoiserLike, Sampler, final
+from undye.samplers.defaults import stored_sampler
 from undye.samplers.dpm import DPM2M
 from undye.samplers.grid import make_grid
 from undye.samplers.guidance import Conditioned
+from undye.samplers.known_grids import known_grids
 from undye.samplers.multistep import orders
 from undye.samplers.noise import SampleNoise
 from undye.samplers.unipc import UniPC
@@ -78,7 +81,7 @@ def optimise_grid(
         progress: told in words what was found.
 
     Returns:
-        The grid, or the best known one in its form where the search found none better.
+        The grid; or the one that undye brings, or the best known one, in its form, where the search found none better.
 
     Raises:
         UserError: for a number of steps outside 2..T, or not below the teacher's; for a model that has diverged.
@@ -102,10 +105,12 @@ def optimise_grid(
             first, name, grid = starts[best_known]
             best_name = f"{_words(first)} on {name}"
             tell(f"{steps} steps: {best_name} is {measured[best_known]:.4f} from the many-step solution")
-            sampler, times = _search(fitted, starts[0][0], starts[0][2], settings, tell)
-            distance = held_out.distance(sampler, times)
-            if distance > measured[best_known]:
-                sampler, times, distance = first, grid, measured[best_known]
+            brought = _brought(denoiser, steps)
+            start = min([(starts[0][0], starts[0][2]), *brought], key=lambda one: fitted.distance(*one))
+            found = [_search(fitted, *start, settings, tell), *brought, (first, grid)]
+            distances = [held_out.distance(*one) for one in found]
+            distance = min(distances)
+            sampler, times = found[distances.index(distance)]
     finally:
         denoiser.train(was_training)
     tell(f"{steps} steps: the optimised grid is {distance:.4f} from it")
@@ -192,6 +197,12 @@ class _Remembering:
         out = known[2] if known is not None and same else self.model(x_t, t)
         self._walk.append((x_t, t, out))
         return out
+
+
+def _brought(denoiser: Denoiser, steps: int) -> list[tuple[Sampler, Tensor]]:
+    """The grid that undye brings for models like this one, if it has one."""
+    grid = known_grids(denoiser.config).get(steps)
+    return [] if grid is None else [(stored_sampler(grid), torch.tensor(grid.times, dtype=torch.float64))]
 
 
 def _search(
