@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -171,6 +172,30 @@ def test_torchrun(data: Path, tmp_path: Path) -> None:
     out, said = tmp_path / "run", tmp_path / "said.txt"
     process = torchrun(tiny(data, out, *EXACT, *RUNS["adam"]), said)
     assert process.wait(PATIENCE) == 0, said.read_text()
+    assert_close(alone(data, "adam"), out)
+
+
+@pytest.mark.slow
+def test_accelerate_launch(data: Path, tmp_path: Path) -> None:
+    """As on GPUs; with its own --cpu it starts one process, whatever number it is given."""
+    out, said = tmp_path / "run", tmp_path / "said.txt"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command = [
+        *launch,
+        "--main_process_port",
+        str(port),
+        "-m",
+        "undye.cli.main",
+        *tiny(data, out, *EXACT, *RUNS["adam"]),
+    ]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    with said.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=env)
+    assert process.wait(2 * PATIENCE) == 0, said.read_text()
+    assert "training on 2 processes" in said.read_text()
     assert_close(alone(data, "adam"), out)
 
 
