@@ -23,6 +23,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "data.npz", images=pixels(60, 5))
     np.savez(folder / "made.npz", images=pixels(50, 7))
     np.savez(folder / "dark.npz", images=pixels(50, 8) // 2)
+    np.savez(folder / "few.npz", images=pixels(9, 9))
+    np.savez(folder / "wide.npz", images=np.zeros((20, 9, 9, 1), np.uint8))
     return folder
 
 
@@ -178,8 +180,14 @@ def test_a_metric_that_fails_after_others(place, tmp_path, capsys):
         (["model", "--metrics", "fid", "--set", "a=1"], "other projects' models"),
         (["made.npz", "--metrics", "nll"], "nll is what a model says"),
         (["made.npz", "--metrics", "fid", "--weights", "raw"], "holds images"),
+        (
+            ["made.npz", "--metrics", "fid", "--batch-size", "5"],
+            "--batch-size is for models, and made.npz holds images",
+        ),
         (["made.npz", "--metrics", "fid", "--card"], "--card is for models, and made.npz holds images"),
         (["model", "--metrics", "fid", "--channels", "3"], "channel"),
+        (["model", "--metrics", "memorization", "kid", "--held-out", "few.npz"], "10 held-out images, few.npz has 9"),
+        (["model", "--metrics", "memorization", "kid", "--held-out", "wide.npz"], "are (9, 9, 1), the"),
     ],
 )
 def test_wrong_calls(place, tmp_path, monkeypatch, capsys, args, says):
@@ -208,6 +216,13 @@ def test_wrong_calls(place, tmp_path, monkeypatch, capsys, args, says):
         (["made.npz", "dark.npz", "--metrics", "kid", "--held-out", "x"], "--held-out is for the metric memorization"),
         (["made.npz", "dark.npz", "--metrics", "memorization", "kid"], "give --held-out"),
         (["model", "model", "--metrics", "fid-per-class"], "trained with labels"),
+        (
+            ["made.npz", "dark.npz", "--metrics", "kid", "--sampler", "ddim"],
+            "--sampler is for models, and made.npz, dark",
+        ),
+        (["made.npz", "dark.npz", "--metrics", "kid", "--guidance", "2"], "--guidance is for models"),
+        (["made.npz", "dark.npz", "--metrics", "kid", "--weights", "raw"], "--weights raw is for models"),
+        (["made.npz", "dark.npz", "--metrics", "kid", "--set", "T=5"], "--set is for models"),
         (["made.npz", "dark.npz", "--metrics", "neighbours", "--neighbours", "x.png"], "--neighbours"),
     ],
 )

@@ -8,7 +8,7 @@ from undye import keyed
 from undye.keyed import Stream
 from undye.metrics import fidelity
 from undye.metrics.bootstrap import inception_score_replicates
-from undye.metrics.fid import frechet_distance
+from undye.metrics.fid import frechet_distance, reported_distance
 from undye.metrics.inception_score import inception_score
 from undye.metrics.kid import kid, kid_subsets
 from undye.metrics.moments import Moments
@@ -44,6 +44,38 @@ def test_frechet_distance_of_few_images():
     root = linalg.svdvals(p @ q.T).sum()
     expected = ((few.mean(0) - Y.mean(0)) ** 2).sum() + (p**2).sum() + (q**2).sum() - 2 * root
     assert value == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_report_has_torch_fidelitys_distance_but_of_singular_covariances():
+    a, b = Moments.of(X), Moments.of(Y)
+    assert reported_distance(a, b) == fidelity.frechet_distance(a, b)
+    # features that depend on each other, of enough images: the roots of rounded zeros add up
+    p, q = (x[:, :4] @ RNG.standard_normal((4, D)) for x in (X, Y))
+    q = Y[:, :4] @ linalg.lstsq(X[:, :4], p)[0]
+    centred = [(x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (p, q)]
+    root = linalg.svdvals(centred[0] @ centred[1].T).sum()
+    expected = ((p.mean(0) - q.mean(0)) ** 2).sum() + sum((x**2).sum() for x in centred) - 2 * root
+    a, b = Moments.of(p), Moments.of(q)
+    assert reported_distance(a, b) == pytest.approx(expected, rel=1e-9)
+    assert fidelity.frechet_distance(a, b) != pytest.approx(expected, rel=1e-6), "this is what it is for"
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "dims", "levels"), [(100, 300, 6, 3), (500, 500, 10, 2), (60, 60, 3, 5), (20, 24, 3, 5)]
+)
+def test_an_image_on_the_edge_of_a_ball_is_in_it(n, m, dims, levels):
+    """Features of few levels have many equal distances; beside whole numbers, where those are known exactly."""
+    rng = np.random.default_rng(0)
+    x, y = (rng.integers(0, levels, (k, dims)) for k in (n, m))
+    d, own, other = (((p[:, None] - q) ** 2).sum(-1) for p, q in ((x, y), (x, x), (y, y)))
+    own.sort(1)
+    other.sort(1)
+    expected = (d <= other[:, 3]).any(1).mean(), (own[:, 3] >= d.T).any(1).mean()
+    for scale in (1.0, 2.0**-7):
+        p, q = ((scale * side).astype(np.float32) for side in (x, y))
+        assert fidelity.precision_recall(p, q) == expected
+        found = prdc(p, q)
+        assert (found.precision, found.recall) == expected
 
 
 def test_kernel_distance():

@@ -136,6 +136,21 @@ def test_a_side_that_cannot_be_measured_at_all_leaves_the_others(tmp_path):
     with pytest.raises(undye.UserError, match="9x9") as every:
         compared([wide, wide])
     assert not isinstance(every.value, UnfinishedReport)
+    with pytest.raises(UnfinishedReport) as last:
+        compared([pixels(60, 1), wide], ["kid"], out=tmp_path / "r.json")
+    assert json.loads((tmp_path / "r.json").read_text()) == last.value.report, "the file knows of the last one too"
+
+
+def test_collapsed_sets_do_not_differ_by_rounding():
+    """The same image over and over, now 200 times, now 170: what a sum of so many rounds to is no difference."""
+    one = pixels(1, 3)
+    report = compared([np.repeat(one, n, axis=0) for n in (200, 170, 130, 90)], ["fid", "kid", "pr"])
+    for number, found in report["numbers"].items():
+        for side in found["models"]:
+            for told in (side["to_best"], side["to_first"]):
+                assert told is None or not told["real"], (number, told)
+    assert not difference(Replicates(3.0, np.full(50, 3.0)), Replicates(3.0 + 1e-8, np.full(50, 3.0 + 1e-8))).real
+    assert difference(Replicates(3.0, np.full(50, 3.0)), Replicates(3.0 + 1e-5, np.full(50, 3.0 + 1e-5))).real
 
 
 @pytest.mark.parametrize("reference", [200, 1500])

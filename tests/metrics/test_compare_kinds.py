@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import undye
 from undye.checkpoint.native import save
@@ -98,6 +99,24 @@ def test_means_over_other_classes_do_not_compare(tmp_path):
     assert row(report, "fid of 0", str(whole))["value"] > 0
     said = f"cannot be told from {whole}: it is a mean over other classes"
     assert said in "\n".join(compare_table(report))
+
+
+def test_classes_are_matched_by_name_or_refused(tmp_path):
+    """Never by their place in an alphabet: class b of one is not class a of another."""
+    data = tmp_path / "data"
+    for name, classes, seed in (("data", "ab", 1), ("b", "b", 2), ("bc", "bc", 3)):
+        for k, image in enumerate(pixels(60, seed)):
+            folder = tmp_path / name / classes[k % len(classes)]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[:, :, 0]).save(folder / f"{k}.png")
+    report = undye.evaluate(
+        tmp_path / "b", data, ["fid-per-class"], features=Projections(), labels="folders", device="cpu"
+    )  # fmt: skip
+    entry = report["metrics"]["fid-per-class"]
+    assert [(c["name"], c["n"]) for c in entry["classes"]] == [("a", 0), ("b", 60)]
+    assert entry["flags"][-1] == "not on both sides: a"
+    with pytest.raises(undye.UserError, match="bc has the class 'c', the reference set only a, b"):
+        undye.evaluate(tmp_path / "bc", data, ["fid-per-class"], features=Projections(), labels="folders", device="cpu")
 
 
 def test_classes_that_are_too_small_have_no_verdict(tmp_path):

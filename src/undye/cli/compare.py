@@ -1,9 +1,7 @@
 """`undye compare A B ... --data ...`."""
 
-import json
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -28,7 +26,6 @@ def main(args: list[str]) -> int:
     a = parse(CompareArgs, joined(args), "undye compare", "Measure several models or folders of images, and compare.")
     arguments = given(a, a.models)
 
-    from undye.files import write_text
     from undye.metrics.compare import compare
 
     report, unfinished = run(a, partial(compare, a.models, a.data, a.metrics), arguments)
@@ -36,7 +33,6 @@ def main(args: list[str]) -> int:
         return 0  # another process has it all
     print("\n".join(compare_table(report)))
     if a.out:
-        write_text(Path(a.out), json.dumps(report, indent=2, allow_nan=False) + "\n")
         print(a.out)
     if unfinished is not None:
         raise unfinished

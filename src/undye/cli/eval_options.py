@@ -130,10 +130,27 @@ def given(a: MeasureOptions, models: Sequence[str], *more: Needs) -> dict[str, A
     if a.out:
         _check_out(Path(a.out))
     settings = _settings(a, more)
+    _check_drawn(a, models)
     return {
         **settings, "n": a.n, "out": a.out or None, "seed": a.seed, "split": a.split, "image_size": size,
         "channels": a.channels, "upscale": a.upscale, "batch_size": a.batch_size, "weights": a.weights,
     }  # fmt: skip
+
+
+def _check_drawn(a: MeasureOptions, models: Sequence[str]) -> None:
+    """Raise a UserError for a setting of models where there is none."""
+    of_models = {
+        "sampler": a.sampler, "sample-steps": a.sample_steps, "sample-grid": a.sample_grid, "guidance": a.guidance,
+        "samples": a.samples, "batch-size": a.batch_size, "set": a.set, "weights raw": a.weights == "raw",
+    }  # fmt: skip
+    flags = [flag for flag, value in of_models.items() if value not in ("", None, False, ())]
+    if not flags:
+        return
+    from undye.metrics.subject import is_images
+
+    if models and all(map(is_images, models)):
+        holds = f"{models[0]} holds" if len(models) == 1 else f"{', '.join(models)} hold"
+        raise UserError(f"--{flags[0]} is for models, and {holds} images: leave it out")
 
 
 def _settings(a: MeasureOptions, more: Sequence[Needs]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def compare(
         features: the extractor, for metrics in features.
         held_out: for memorization: images like those that the models were trained on, not among them.
         samples: a folder that keeps the samples.
-        out: a .json file for the report, written after each model.
+        out: a .json file for the report, written after each model and at the end.
         seed: names the noise.
         split: of the reference set.
         labels: give the models the images' classes; fid-per-class takes what the data bring for "none".
@@ -177,6 +177,8 @@ def compare(
     if first is not None and not reports:
         raise first
     report = _report(reports, replicates, drawn, failed)
+    if out is not None:
+        _write(Path(out), report)
     if failures:
         raise UnfinishedReport(f"not measured: {'; '.join(failures)}", report)
     return report

@@ -16,6 +16,8 @@ from undye.keyed import Stream
 from undye.metrics import fidelity
 from undye.metrics.moments import Moments, check_features
 
+NEARLY_SINGULAR = 1e-8
+"""A smallest eigenvalue below this share of the largest: rounding in the root of A B is no longer small beside it."""
 FLAG_BELOW = 10_000
 """A distance from fewer images than this is to be flagged: its bias is no longer small."""
 
@@ -23,8 +25,8 @@ FLAG_BELOW = 10_000
 def frechet_distance(a: Moments, b: Moments) -> float:
     """|mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)), Heusel et al. 2017, Eq. 6 (Dowson and Landau 1982), at any rank.
 
-    What a report shows is `fidelity.frechet_distance`, the same for covariances of full rank; this one serves intervals
-    and extrapolation, which need its factors and its speed.
+    What a report shows is `reported_distance`; this one serves intervals and extrapolation, which need its factors and
+    its speed.
 
     The eigenvalues of A B are the squared singular values of F^T G for any factors A = F F^T, B = G G^T: so the trace
     of the root is the sum of singular values. Neither a root of a non-symmetric matrix is taken (its small eigenvalues
@@ -42,6 +44,21 @@ def frechet_distance(a: Moments, b: Moments) -> float:
         raise UserError(f"features of {a.dims} and of {b.dims} numbers do not compare: use one network for both")
     root = np.linalg.svd(factor(a).T @ factor(b), compute_uv=False).sum()
     return float(((a.mean - b.mean) ** 2).sum() + np.trace(a.cov) + np.trace(b.cov) - 2 * root)
+
+
+def reported_distance(a: Moments, b: Moments) -> float:
+    """The distance that a report shows: torch-fidelity's, or `frechet_distance` where a covariance is nearly singular.
+
+    Few images make it so, or features that depend on each other. torch-fidelity's roots of what rounding leaves of
+    eigenvalues that are 0 then change the distance by 1e-5 of it.
+
+    Args:
+        a: of one set of images.
+        b: of the other, of the same dimension.
+    """
+    spectra = (np.linalg.eigvalsh(m.cov) for m in (a, b))
+    singular = any(m.rank_deficient for m in (a, b)) or any(s[0] <= NEARLY_SINGULAR * s[-1] for s in spectra)
+    return frechet_distance(a, b) if singular else fidelity.frechet_distance(a, b)
 
 
 def factor(moments: Moments) -> np.ndarray:
@@ -201,7 +218,6 @@ def per_class(
         a, b = features[labels == label], reference_features[reference_labels == label]
         enough = min(len(a), len(b)) >= 2
         deficient = min(len(a), len(b)) <= features.shape[1]
-        distance = frechet_distance if deficient else fidelity.frechet_distance
-        value = distance(Moments.of(a), Moments.of(b)) if enough else None
+        value = reported_distance(Moments.of(a), Moments.of(b)) if enough else None
         out.append(ClassFid(int(label), len(a), len(b), value, deficient))
     return out

@@ -72,6 +72,10 @@ class Replicates:
         return Interval(low, high, float(self.values.std(ddof=1)), self.bias, level)
 
 
+ROUNDING = 1e-7
+"""A difference of no more than this share of the numbers is rounding's, however alike the resamples are."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """Of the same number of two sets, a - b, each less its bias: as it would be for infinitely many samples.
@@ -82,7 +86,7 @@ class Difference:
         high: upper end.
         standard_error: of the difference.
         p_value: share of resamples whose difference strays from `value` as far as 0 does.
-        real: whether the interval excludes 0, and p_value agrees.
+        real: whether the interval excludes 0, p_value agrees, and it is more than rounding makes.
         level: of confidence.
     """
 
@@ -119,6 +123,7 @@ def difference(a: Replicates, b: Replicates, level: float = 0.95) -> Difference:
     p_value = (1 + (np.abs(strays) >= abs(value)).sum()) / (len(strays) + 1)
     # near the border the two may disagree; each alone calls more than 5 % of equals different
     real = (low > 0 or high < 0) and p_value <= 1 - level
+    real = real and abs(value) > ROUNDING * max(abs(a.value), abs(b.value))
     return Difference(value, low, high, float(strays.std(ddof=1)), float(p_value), bool(real), level)
 
 

@@ -14,6 +14,7 @@ from undye.data.cache import dataset_cache
 from undye.data.source import ImageSource
 from undye.errors import UserError
 from undye.metrics import quality
+from undye.metrics.class_numbers import class_numbers
 from undye.metrics.copying import measure_memorization
 from undye.metrics.eval_data import EvalData, Rows
 from undye.metrics.extractor import FeatureExtractor, default_extractor, help_for, load_extractor
@@ -22,6 +23,7 @@ from undye.metrics.findings import Findings, ProgressOf, ticker
 from undye.metrics.inputs import check_shape
 from undye.metrics.intervals import Replicates
 from undye.metrics.likelihoods import check_likelihoods, chosen_rows, labels_for, measure_likelihoods
+from undye.metrics.memorization import check_unseen
 from undye.metrics.neighbour_report import measure_neighbours
 from undye.metrics.quality import Sides, check_enough, check_labels
 from undye.metrics.quality import measure as measure_quality
@@ -122,7 +124,7 @@ class _Task:
                     "samples of a network of your own are not kept, undye has no name for it: leave samples"
                 )
         if request.asks("memorization"):
-            self.data.unseen()
+            check_unseen(self.data.unseen(), self.data.train())
         if request.asks(*FROM_SAMPLES):
             self._check_shape(self._beside())
         if request.asks(*IN_FEATURES):
@@ -175,6 +177,7 @@ class _Task:
             found = self.data.measured(subject.images, self._beside(), request.n, request.seed, per_class)
             if per_class:
                 check_labels(found.class_names is not None, True)
+                _classes(subject, found, self.data.reference(with_labels=True))
             return found
         asked = SampleRequest(
             n=request.samples, sampler=request.sampler, steps=request.sample_steps, grid=request.sample_grid,
@@ -310,7 +313,4 @@ def _classes(
     other, names = reference.labels(rows), reference.class_names
     if own is None or other is None or names is None or samples.class_names is None:
         return own, other, names
-    if set(samples.class_names) <= set(names):
-        number = np.array([names.index(name) for name in samples.class_names])
-        return number[own], other, names
-    return own, other, names
+    return class_numbers(own, samples.class_names, names, samples.name), other, names

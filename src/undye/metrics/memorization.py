@@ -21,6 +21,9 @@ CHUNK = 4096
 NEAR = 0.01
 """A sample counts as a near copy if it lies nearer to a training image than this fraction of the held-out images."""
 
+FEWEST = 10
+"""Samples, and held-out images, that say anything."""
+
 
 @dataclass(frozen=True)
 class Memorization:
@@ -88,6 +91,23 @@ class Memorization:
         return float(self.ranks.mean())
 
 
+def check_unseen(held_out: ImageSource, train: ImageSource) -> None:
+    """Find held-out images that cannot be compared with before any sample is drawn.
+
+    Raises:
+        UserError: for too few of them, or of another shape than the training images.
+    """
+    _check_shape("held-out images", (*held_out.image_size, held_out.channels), train)
+    if len(held_out) < FEWEST:
+        raise UserError(f"memorization needs at least {FEWEST} held-out images, {held_out.name} has {len(held_out)}")
+
+
+def _check_shape(name: str, shape: tuple[int, ...], train: ImageSource) -> None:
+    expected = (*train.image_size, train.channels)
+    if shape != expected:
+        raise UserError(f"the {name} are {shape}, the training images {expected}: give the same data")
+
+
 def memorization(
     samples: UInt8[np.ndarray, "n h w c"],
     train: ImageSource,
@@ -105,12 +125,10 @@ def memorization(
     Raises:
         UserError: if their shapes differ, or one of the sets is too small to say anything.
     """
-    shape = (*train.image_size, train.channels)
     for name, images in (("samples", samples), ("held-out images", held_out)):
-        if images.shape[1:] != shape:
-            raise UserError(f"the {name} are {images.shape[1:]}, the training images {shape}: give the same data")
-    if min(len(samples), len(held_out)) < 10:
-        raise UserError("memorization needs at least 10 samples and 10 held-out images: raise --n")
+        _check_shape(name, images.shape[1:], train)
+    if min(len(samples), len(held_out)) < FEWEST:
+        raise UserError(f"memorization needs at least {FEWEST} samples and {FEWEST} held-out images: raise --n")
     found = nearest_images(np.concatenate([samples, held_out]), train, 1, progress, CHUNK)
     distances, n = found.distances[:, 0], len(samples)
     return Memorization(distances[:n], distances[n:], found.indices[:n, 0])

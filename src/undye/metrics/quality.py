@@ -22,7 +22,7 @@ from undye.metrics.bootstrap import (
 )
 from undye.metrics.class_replicates import class_replicates, mean_of
 from undye.metrics.feature_files import FeatureFiles
-from undye.metrics.fid import expected_bias, fid_infinity, per_class
+from undye.metrics.fid import expected_bias, fid_infinity, per_class, reported_distance
 from undye.metrics.inception_score import inception_score
 from undye.metrics.intervals import Replicates, entry_of
 from undye.metrics.kid import kid, kid_subsets
@@ -135,7 +135,7 @@ def _frechet(name: str, sides: Sides, samples: np.ndarray, reference: np.ndarray
     infinity = fid_infinity(samples, b, seed=sides.seed)
     flags = [] if infinity is not None else ["too few samples to extrapolate to FID-infinity"]
     entry = {
-        "value": fidelity.frechet_distance(a, b),
+        "value": reported_distance(a, b),
         **entry_of(replicates),
         "expected_bias": expected_bias(a, b),
         "infinity": None if infinity is None else asdict(infinity),
@@ -189,8 +189,15 @@ def _per_class(sides: Sides, progress: Tick | None) -> Measured:
     called = {row.label: names[row.label] if names and row.label < len(names) else str(row.label) for row in rows}
     classes = [{"name": called[row.label], **asdict(row), **entry_of(found.get(row.label))} for row in rows]
     values = [row.value for row in rows if row.value is not None]
-    few = [str(c["name"]) for c in classes if c["rank_deficient"] or c["value"] is None]
-    flags = [f"too few images for a covariance of full rank: {', '.join(few)}"] if few else []
+    absent = [row.label for row in rows if 0 in (row.n, row.reference_n)]
+    few = [row.label for row in rows if row.rank_deficient and row.label not in absent]
+    flags = [
+        f"{what}: {', '.join(called[label] for label in some)}"
+        for what, some in (
+            ("not on both sides", absent), ("too few images for a covariance of full rank", few),
+        )
+        if some
+    ]  # fmt: skip
     mean, of_mean = float(np.mean(values)) if values else None, mean_of(rows, found)
     entry = {"classes": classes, "mean": mean, "mean_interval": entry_of(of_mean)["interval"], "flags": flags}
     replicates = {class_number(called[label]): found[label] for label in found}
