@@ -37,11 +37,11 @@ def _structure(kind: Any, data: Any, where: str, base: Any = None) -> Any:
     if origin is Literal:
         # True == 1 == 1.0, but only one of them is what was asked for
         if not any(data == a and type(data) is type(a) for a in args):
-            raise UserError(f"{where}: {data!r} is not one of {', '.join(map(str, args))}")
+            raise UserError(f"{where}: {_shown(data)} is not one of {', '.join(map(str, args))}")
         return data
     if origin is tuple:
         if not isinstance(data, list | tuple):
-            raise UserError(f"{where}: expected a list, got {data!r}")
+            raise UserError(f"{where}: expected a list, got {_shown(data)}")
         inner = [args[0]] * len(data) if args[-1] is Ellipsis else list(args)
         if len(inner) != len(data):
             raise UserError(f"{where}: expected {len(inner)} entries, got {len(data)}")
@@ -49,19 +49,22 @@ def _structure(kind: Any, data: Any, where: str, base: Any = None) -> Any:
     if kind is Path and isinstance(data, str):
         return Path(data)
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
+        try:
+            return float(data)
+        except OverflowError:
+            raise UserError(f"{where}: {_shown(data)} is too large a number") from None
     if kind is Any or (isinstance(data, kind) and not (kind is int and isinstance(data, bool))):
         return data
-    raise UserError(f"{where}: expected {getattr(kind, '__name__', kind)}, got {data!r}")
+    raise UserError(f"{where}: expected {getattr(kind, '__name__', kind)}, got {_shown(data)}")
 
 
 def _dataclass(cls: type, data: Any, where: str, base: Any) -> Any:
     if not isinstance(data, dict):
-        raise UserError(f"{where}: expected a table of settings, got {data!r}")
+        raise UserError(f"{where}: expected a table of settings, got {_shown(data)}")
     hints = get_type_hints(cls)
     known = {f.name: f for f in fields(cls)}
     if unknown := sorted(set(data) - set(known)):
-        raise UserError(f"{where}: unknown setting {unknown[0]!r}; known are {', '.join(known)}")
+        raise UserError(f"{where}: unknown setting {_shown(unknown[0])}; known are {', '.join(known)}")
     values = {}
     for name, f in known.items():
         inherited = getattr(base, name) if base is not None else None
@@ -84,7 +87,7 @@ def _union(kinds: tuple[Any, ...], data: Any, where: str, base: Any) -> Any:
         default = next((name for name, k in by_kind.items() if type(base) is k), None)
         name = data.get("kind", default)
         if not isinstance(name, str) or name not in by_kind:
-            raise UserError(f"{where}.kind: {name!r} is not one of {', '.join(by_kind)}")
+            raise UserError(f"{where}.kind: {_shown(name)} is not one of {', '.join(by_kind)}")
         chosen = by_kind[name]
         return _dataclass(chosen, data, where, base if type(base) is chosen else None)
     for kind in choices[:-1]:
@@ -93,3 +96,9 @@ def _union(kinds: tuple[Any, ...], data: Any, where: str, base: Any) -> Any:
         except UserError:
             continue
     return _structure(choices[-1], data, where, base)
+
+
+def _shown(data: Any) -> str:
+    """A value in an error message: a strange file's may be as long as the file."""
+    text = repr(data)
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from tests.edit.models import model
 from undye.checkpoint.native import save
 from undye.cli.main import main
+from undye.config import ScheduleConfig
 from undye.provenance import KEY, read_provenance
 
 QUICK = ("--threads", "1")
@@ -245,6 +247,7 @@ CHANGES = {
     "sampler": ("settings.sampler", {"name": "os.system", "options": {}}),
     "sampler's option": ("settings.sampler", {"name": "ddim", "options": {"eta": "1"}}),
     "sampler's value": ("settings.sampler", {"name": "ddim", "options": {"eta": 7}}),
+    "sampler's huge value": ("settings.sampler", {"name": "ddim", "options": {"eta": 10**400}}),
     "sampler's kind": ("settings.sampler", "ddim"),
     "no inputs": ("inputs", None),
     "no images": ("inputs.images", []),
@@ -294,9 +297,11 @@ def test_a_picture_that_lacks_something(place: Path, capsys: pytest.CaptureFixtu
         ("interpolate", ("settings.times", [[5, 0]])), ("interpolate", ("settings.points", [])),
         ("interpolate", ("settings.points", [0, 2])), ("interpolate", ("settings.iterations", -1)),
         ("shared", ("settings.t", [])), ("shared", ("settings.t", [29])), ("shared", ("settings.members", 0)),
+        ("shared", ("settings.t", [10, 10])), ("shared", ("settings.t", [10, 30])),
         ("progressive", ("settings.frames", 1)), ("progressive", ("settings.times", [0])),
         ("samples", ("settings.samples", [1, -3])), ("samples", ("settings.samples", [1])),
-        ("denoise", ("settings.sigma", float("inf"))), ("denoise", ("settings.times", [])),
+        ("denoise", ("settings.sigma", float("inf"))), ("denoise", ("settings.sigma", 26)),
+        ("denoise", ("settings.sigma", -1)), ("denoise", ("settings.times", [])),
         ("small", ("settings.factor", 0)), ("small", ("settings.eta", 3)), ("small", ("settings.jump", 0)),
         ("inpaint", ("inputs.mask", None)), ("inpaint", ("inputs.mask", {"file": "mask.png", "index": 0})),
     ],
@@ -313,3 +318,65 @@ def test_no_setting_is_trusted(
 def test_flags_that_do_not_fit(place: Path, capsys: pytest.CaptureFixture[str], flag: str) -> None:
     said = fails(capsys, f"sample --like of-denoise.png --out b {flag}")
     assert flag.split()[0] in said
+
+
+def test_the_times_of_noise_are_those_of_the_schedule(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of another schedule they would be those of other noise, and the result wrong without a word."""
+    save(place / "linear", model(channels=1, num_classes=3, schedule=ScheduleConfig(num_steps=40, rescale_betas=True)))
+    assert main(["sample", "linear", "--like", "of-denoise.png", "--out", "y.png", "--threads", "1"]) == 2
+    assert "undye: error: this model knows noise of sigma 25 at t = " in capsys.readouterr().err
+    save(place / "other", model(channels=1, num_classes=3, prediction="eps"))
+    run("sample other --like of-denoise.png --out y.png")
+
+
+@pytest.mark.parametrize("out", ["y.npz", "y"])
+def test_more_than_the_memory_holds(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    """Said before anything is made: the system would end the program without a word."""
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=2**31))
+    many = {
+        "shared": {"groups": 10**6, "members": 10**6},
+        "progressive": {"n": 10**6, "frames": 10**6, "times": [*range(40, -1, -1)]},
+        "img2img": {"n": 10**6},
+        "interpolate": {"t": [5] * 20_000, "times": [[5, 0]] * 20_000, "points": [0.5] * 20_000},
+    }  # fmt: skip
+    for name, settings in many.items():
+        found = read_provenance(place / f"of-{name}.png")
+        found["settings"] |= settings
+        if name == "img2img":
+            found["inputs"]["images"] *= 1000
+        tampered("x.png", found)
+        assert "GB of memory" in fails(capsys, f"sample --like x.png --out {out}"), name
+    assert "GB of memory" in fails(capsys, f"img2img model g0.png --n {10**11} --steps 2 --out {out}")
+    assert "at most 1,000,000 points" in fails(capsys, f"interpolate model g0.png g1.png --points {10**10} --out {out}")
+
+
+def test_what_a_strange_value_says_is_cut_short(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for change in (("settings.n", "a" * 9000), ("settings.sampler", [1] * 9000), ("settings." + "b" * 9000, 1)):
+        tampered("x.png", with_change(read_provenance(place / "of-img2img.png"), change))
+        assert len(fails(capsys, "sample --like x.png --out y.png")) < 600
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("guidance", "x"), ("guidance", []), ("guidance", None), ("guidance", 10**400), ("guidance_rescale", {}),
+        ("guidance_rescale", 3), ("threshold", [0]), ("threshold", "x"), ("threshold", -1), ("n", 1), ("n", 2**64),
+        ("label", [0]), ("label", 1), ("options", {"eta": 10**400}),
+    ],
+)  # fmt: skip
+def test_a_picture_of_samples_is_not_trusted_either(
+    place: Path, capsys: pytest.CaptureFixture[str], change: tuple[str, object]
+) -> None:
+    run("sample model --n 2 --sampler ddim --steps 2 --label 1 --guidance 2 --threshold 0.9 --out s.png")
+    tampered("x.png", with_change(read_provenance(place / "s.png"), change))
+    fails(capsys, "sample --like x.png --out y.png")
+
+
+@pytest.mark.parametrize("line", [
+    "restore model g0.png --degrade --method dps --steps 3 --scale 1e300",
+    "sample model --n 1 --sampler heun --steps 3 --s-churn 5 --s-noise 1e38",
+])  # fmt: skip
+def test_what_is_no_image_is_an_error_of_one_line(place: Path, capsys: pytest.CaptureFixture[str], line: str) -> None:
+    assert "the images hold NaN" in fails(capsys, f"{line} --out y.png")

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from undye.data import to_signed, to_uint8
+from undye.errors import UserError
 
 LEVELS = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
 
@@ -46,5 +47,5 @@ def test_inputs_stay_and_may_be_read_only():
 
 
 def test_nan_is_an_error():
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(UserError, match="NaN"):
         to_uint8(torch.full((1, 1, 2, 2), float("nan")))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from undye.cli.edit_options import ImageOptions, ModelOptions
-from undye.cli.edit_settings import Edit, Made, Place
+from undye.cli.edit_settings import Edit, Made, Place, model_shape
 from undye.cli.progress import Progress
 from undye.errors import UserError
 from undye.structure import unstructure
@@ -115,7 +115,12 @@ def finish(
             "seed": edit.seed, "label": edit.label, "guidance": edit.guidance, "batch_size": batch_size,
             "progress": progress, "world": world,
         }  # fmt: skip
-        made = world.agreed(lambda: edit.make(denoiser, inputs, only, common))
+
+        def make() -> Made:
+            _check_memory(edit, denoiser, len(inputs.names.images), only)
+            return edit.make(denoiser, inputs, only, common)
+
+        made = world.agreed(make)
     if not world.is_main:
         return 0
 
@@ -131,6 +136,21 @@ def finish(
     for path in filter(None, (out, film)):
         print(path)
     return 0
+
+
+def _check_memory(edit: Edit, denoiser: "Denoiser", images: int, only: Place | None) -> None:
+    """Raise a UserError for more results than the memory can hold, before it is full: the system would end us."""
+    import psutil
+
+    count = edit.columns * (edit.rows(images) if only is None else 1)
+    height, width, channels = model_shape(denoiser)
+    # what goes in and what comes out, in float32, are in memory together
+    need, have = 8 * count * height * width * channels, psutil.virtual_memory().total
+    if need > have:
+        raise UserError(
+            f"{count:,} results of {height}x{width} need at least {need / 1e9:,.0f} GB of memory, and there are "
+            f"{have / 1e9:,.0f}: ask for fewer at a time"
+        )
 
 
 def record(

@@ -105,6 +105,10 @@ class Edit(ABC):
     def columns(self) -> int:
         """Results for an image."""
 
+    def rows(self, images: int) -> int:
+        """Rows of results for so many images."""
+        return images
+
     def images_of(self, row: int) -> list[int]:
         """The images that a row of results is made from."""
         return [row]

@@ -76,6 +76,10 @@ class Interpolate(Edit):
         """See `Edit`."""
         return len(self.points)
 
+    def rows(self, images: int) -> int:
+        """See `Edit`."""
+        return images // 2 * len(self.t)
+
     def images_of(self, row: int) -> list[int]:
         """See `Edit`."""
         pair = row // max(1, len(self.t))
@@ -144,6 +148,10 @@ class InterpolateSamples(Edit):
     def columns(self) -> int:
         """See `Edit`."""
         return len(self.points)
+
+    def rows(self, images: int) -> int:
+        """See `Edit`."""
+        return 1
 
     def make(self, denoiser: "Denoiser", inputs: "Inputs", only: Place | None, common: dict[str, Any]) -> Made:
         """See `Edit`."""

@@ -68,6 +68,10 @@ class Progressive(Edit):
         """See `Edit`."""
         return min(self.frames, len(self.times) - 1)
 
+    def rows(self, images: int) -> int:
+        """See `Edit`."""
+        return self.n
+
     def make(self, denoiser: "Denoiser", inputs: "Inputs", only: Place | None, common: dict[str, Any]) -> Made:
         """See `Edit`."""
         import numpy as np
@@ -110,10 +114,16 @@ class ProgressiveShared(Edit):
         """See `Edit`."""
         return self.members
 
+    def rows(self, images: int) -> int:
+        """See `Edit`."""
+        return self.groups * len(self.t)
+
     def make(self, denoiser: "Denoiser", inputs: "Inputs", only: Place | None, common: dict[str, Any]) -> Made:
         """See `Edit`; for one result its group is made, whose members' numbers count in the noise."""
         from undye.edit.progressive import shared_latents
 
+        if list(self.t) != sorted(set(self.t), reverse=True):
+            raise UserError("the times t at which samples part must fall")  # only a changed picture has others
         groups, first, row = self.groups, 0, 0
         if only is not None and self.t:
             groups, (first, row) = 1, divmod(only.image, len(self.t))

@@ -120,13 +120,19 @@ def request_in(found: Provenance, batch_size: int | None) -> SampleRequest:
     with reading():
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(found["options"]).items()}
         steering: dict[str, Any] = {name: found[name] for name in _STEERING}
+        steering |= {name: float(steering[name]) for name in ("guidance", "guidance_rescale")}
+        if steering["threshold"] is not None:
+            steering["threshold"] = float(steering["threshold"])
         if steering["guidance_interval"] is not None:
             low, high = steering["guidance_interval"]
             steering["guidance_interval"] = (float(low), float(high))
+        n, label = int(found["n"]), None if found["label"] is None else [int(k) for k in found["label"]]
+        if label is not None and len(label) != n:
+            raise ValueError
         return SampleRequest(
-            n=int(found["n"]), first_index=int(found["first_index"]), seed=int(found["seed"]),
+            n=n, first_index=int(found["first_index"]), seed=int(found["seed"]),
             sampler=with_options(str(found["sampler"]), **options), times=[float(t) for t in found["times"]],
-            label=None if found["label"] is None else [int(k) for k in found["label"]], dtype=str(found["dtype"]),
+            label=label, dtype=str(found["dtype"]),
             batch_size=batch_size, **steering,
         )  # fmt: skip
 

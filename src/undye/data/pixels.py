@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
+from undye.errors import UserError
+
 
 def to_signed(images: UInt8[np.ndarray, "n h w c"] | UInt8[Tensor, "n h w c"]) -> Float32[Tensor, "n c h w"]:
     """Pixels to [-1, 1]; a tensor stays on its device."""
@@ -20,10 +22,10 @@ def to_uint8(x: Float[Tensor, "n c h w"]) -> UInt8[np.ndarray, "n h w c"]:
     """[-1, 1] to pixels: clamped, then rounded to the nearest level (truncation would darken).
 
     Raises:
-        ValueError: `x` holds a NaN, which has no nearest level.
+        UserError: `x` holds a NaN, which has no nearest level.
     """
     x = x.detach().to("cpu", torch.float32)
     if x.isnan().any():
-        raise ValueError("the images hold NaN: the network or the sampler diverged")
+        raise UserError("the images hold NaN: the network or the sampler diverged")
     levels = x.clamp(-1, 1).add(1).mul(127.5).round()
     return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()

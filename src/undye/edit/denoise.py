@@ -88,9 +88,14 @@ def denoising_times(
     """The falling times from that of noise of `sigma` grey levels to 0; `times` themselves, if these are given.
 
     Raises:
-        UserError: if the model has seen no such noise, or for times or steps that do not fit.
+        UserError: if the model has seen no such noise, or for times or steps that do not fit it.
     """
-    start = noise_time(schedule, sigma / LEVELS) if times is None else max(times, default=0)
+    start = noise_time(schedule, sigma / LEVELS)
+    if times is not None and len(times):
+        first = max(times)
+        if abs(first - start) > 1e-6 * start:
+            raise UserError(f"this model knows noise of sigma {sigma:g} at t = {start:g}, the times begin at {first:g}")
+        start = first
     return times_from(start, schedule.num_steps, steps, times)
 
 

@@ -20,6 +20,7 @@ from undye.samplers.inversion import invert
 
 INVERSION_ITERATIONS = 3
 """Fixed-point corrections of each step of the inversion, a network call each."""
+MOST_POINTS = 1_000_000
 
 
 def interpolate(
@@ -154,11 +155,13 @@ def way_points(points: int | Sequence[float]) -> Float[Tensor, " p"]:
     """Where on the way each image is, from 0 to 1.
 
     Raises:
-        UserError: for fewer than two points, or one off the way.
+        UserError: for fewer than two points, far too many, or one off the way.
     """
     if isinstance(points, int):
         if points < 2:
             raise UserError(f"an interpolation has at least 2 points, its ends, got {points}")
+        if points > MOST_POINTS:
+            raise UserError(f"an interpolation has at most {MOST_POINTS:,} points, got {points:,}")
         return torch.linspace(0, 1, points, dtype=torch.float64)
     if not len(points) or not all(0 <= p <= 1 for p in points):
         raise UserError("the points of an interpolation are a number of them, or where they are: each from 0 to 1")
