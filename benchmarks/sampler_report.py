@@ -16,18 +16,26 @@ OURS = "default"
 Lines = list[dict[str, Any]]
 
 
-def report(lines: Lines, n: int) -> list[str]:
-    """The lines of a Markdown page."""
+def report(lines: Lines, n: int, how: str) -> list[str]:
+    """The lines of a Markdown page.
+
+    Args:
+        lines: what has been measured.
+        n: images of each.
+        how: the command.
+    """
     found = {(line["name"], line["calls"]): line for line in lines}
     names = list(dict.fromkeys(line["name"] for line in lines if line["calls"]))
     names.sort(key=lambda name: name.startswith("diffusers"))
     columns = [c for c in COLUMNS if any((name, c) in found for name in names)]
-    text = [f"# Samplers by network calls, {n:,} images of the same x_T", ""]
+    text = [f"# Samplers by network calls, {n:,} images of the same x_T", "", f"`{how}`", ""]
     for title, of in (
         ("Distance to the 500-step ODE solution (root mean square of x_0 in [-1, 1])", _distance("ode")),
         (f"FID of the {n:,} images to the test images in the package's own features, 95 % interval", _fid),
         ("Distance to ancestral sampling in all steps", _distance("ancestral")),
     ):
+        if not any(map(of, found.values())):
+            continue  # what it is held against has not been drawn yet
         text += [
             f"## {title}",
             "",
@@ -100,7 +108,8 @@ def plot(lines: Lines, path: Path) -> None:
                 *zip(*points, strict=True), marker="o", markersize=3, label=name, linewidth=wide, color=colour, **style
             )
         axis.set(xscale="log", yscale="log", xlabel="network calls", ylabel=label)
-        axis.set_xticks(COLUMNS, [str(c) for c in COLUMNS])
+        columns = [c for c in COLUMNS if any(line["calls"] == c for line in lines)]
+        axis.set_xticks(columns, [str(c) for c in columns])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", fontsize=8, ncols=4)

@@ -8,6 +8,7 @@ kept as soon as it is there; a run goes on where an earlier one stopped.
 import argparse
 import json
 import multiprocessing
+import shlex
 import sys
 import time
 import warnings
@@ -152,15 +153,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     done = {(line["name"], line["calls"]) for line in lines}
     denoiser = undye.load(args.model)
     num_steps = denoiser.schedule.num_steps
-    todo = [
-        line
-        for line in lines_of(denoiser)
-        if line not in done and line[1] <= args.max_calls and line[0] not in args.without
-    ]
     # what costs most comes last; the ODE's solution, which most rests on, first
-    todo.sort(
-        key=lambda line: -1 if line[0] == AIMS["ode"] else num_steps - 1 if line[0] == AIMS["ancestral"] else line[1]
-    )
+    cost = {(AIMS["ode"], 0): -1, (AIMS["ancestral"], 0): num_steps - 1}
+    todo = sorted(lines_of(denoiser), key=lambda line: cost.get(line, line[1]))
+    todo = [line for line in todo if line not in done and line[0] not in args.without]
+    todo = [line for line in todo if cost.get(line, line[1]) <= args.max_calls]
     if todo:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(args.workers, context, start, (args.model, args.runtime)) as pool:
@@ -173,7 +170,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(json.dumps(shown), flush=True)
     lines = [line for line in lines if line["name"] not in AIMS.values()]
     add_distances(lines, cache)
-    for text in (told := report(lines, args.n)):
+    for text in (
+        told := report(
+            lines, args.n, f"python -m benchmarks.samplers {shlex.join(sys.argv[1:] if argv is None else argv)}"
+        )
+    ):
         print(text)
     if args.table is not None:
         write_text(args.table, "\n".join(told) + "\n")
