@@ -114,7 +114,7 @@ def test_a_disk_that_refuses(
     def arm() -> None:
         nonlocal armed
         deadline = time.monotonic() + PATIENCE
-        while not (out / "checkpoints" / "4").exists():  # written beside the loop: the disk must not refuse that one yet
+        while not (out / "checkpoints" / "4").exists():  # it is written beside the loop, and not to be refused yet
             assert time.monotonic() < deadline
             time.sleep(0.001)
         armed = True

@@ -233,12 +233,7 @@ def draw(
 
             label = balanced_labels(denoiser, start, stop)
             part = replace(request, n=stop - start, first_index=start, label=label)
-            try:
-                images = sample(denoiser, **vars(part), progress=tick)
-            except UserError:
-                raise
-            except ValueError as error:  # NaN, which has no nearest level
-                raise UserError(f"no samples can be drawn: {error}") from None
+            images = sample(denoiser, **vars(part), progress=tick)
         parts = world.collect(images)
         done += sum(b - a for a, b in turn)
         if there is not None and parts is not None:
