@@ -62,7 +62,7 @@ def test_there_and_back_again_byte_for_byte(options, tmp_path):
     x, t = torch.randn(2, found.denoiser.config.channels, *found.denoiser.config.image_size), torch.tensor([3, 80])
     with torch.no_grad():
         a, b = ours(x, t), found.denoiser(x, t)
-    torch.testing.assert_close(a.eps, b.eps, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(a.eps, b.eps, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(found.denoiser.schedule.beta, ours.schedule.beta, rtol=1e-9, atol=1e-14)
     for name in ("prediction", "variance", "clip_x_0", "image_size", "channels", "time_input"):
         assert getattr(found.denoiser.config, name) == getattr(ours.config, name)

@@ -290,7 +290,7 @@ def test_an_overflow_that_the_model_has_too_is_no_disagreement():
     config = replace(TINY, schedule=ScheduleConfig(num_steps=20_000), prediction="eps")
     denoiser = model(config).eval()
     right = programs._Program(denoiser.network, config).eval()
-    assert not denoiser(torch.randn(1, 1, 7, 9), torch.tensor([20_000])).x_0.isfinite().any()
+    assert denoiser(torch.randn(1, 1, 7, 9), torch.tensor([20_000])).x_0.abs().max() > 1e29
     assert programs.disagreement(lambda given: right(*given), denoiser) == 0
 
 

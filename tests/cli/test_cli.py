@@ -275,7 +275,7 @@ def test_a_full_disk_is_one_line(
         (["--data", "{npz}", "--metrics", "ode", "--sigma-min", "0"], "sigma_min"),
         (["--data", "{npz}", "--exact", "--draws", "3"], "leave it out"),
         (["--data", "{npz}", "--metrics", "rate-distortion", "--draws", "3"], "leave it out"),
-        (["--data", "{npz}", "--tolerance", "0.1"], "--tolerance is for the metrics ode"),
+        (["--data", "{npz}", "--tolerance", "0.1"], "--tolerance is for the metric ode"),
         (["--data", "{npz}", "--metrics", "ode", "--steps", "5"], "--steps is for the metrics nll"),
         (["--data", "{npz}", "--metrics", "ode", "--exact"], "--exact is for"),
         (["--data", "{npz}", "--out", "/proc/report.json"], "not writable"),
@@ -312,7 +312,9 @@ def test_evaluation(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     for word in ("every step", "20 steps", "RMSE", "probability-flow ODE"):
         assert word in text
-    assert len([line for line in text.splitlines() if line.strip()[:1].isdigit()]) == 11, "Table 4 has its rows"
+    assert len([line for line in text.splitlines() if line.strip()[:1].isdigit()]) == 15, (
+        "Table 4 and the rates at four errors"
+    )
 
 
 def test_forward_film(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

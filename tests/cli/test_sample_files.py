@@ -148,7 +148,7 @@ def test_a_wrong_setting_in_a_picture(model: Path, tmp_path: Path, capsys: pytes
     for key, value, says in [
         ("sampler", "eular", "unknown sampler"), ("times", [1000, 2000, 0], "fall strictly"), ("seed", "x", "version"),
         ("options", {"eta": 9}, "no option"), ("dtype", "int4", "unknown dtype"), ("label", [7], "0..2"),
-        ("n", 0, "at least 1"), ("runtime", "magic", "unknown runtime"),
+        ("n", 0, "version"), ("runtime", "magic", "unknown runtime"),
     ]:  # fmt: skip
         info = PngInfo()
         info.add_itxt(KEY, json.dumps({**found, key: value}))

@@ -33,7 +33,7 @@ def test_norm_stays_in_float32_under_autocast():
         out = norm(x)
     assert out.dtype == torch.float32
     torch.testing.assert_close(out, norm(x))
-    assert norm(x.bfloat16()).dtype == torch.float32
+    assert norm(x.bfloat16()).dtype == torch.bfloat16, "a network in bfloat16 goes on in it"
     assert norm.double()(x.double()).dtype == torch.float64
 
 
