@@ -58,6 +58,9 @@ def test_it_makes_a_checkpoint_for_all_commands(
 ) -> None:
     made = tmp_path / "made"
     assert said(capsys, "ema", folder / "run", "--std", "0.15", "--step", "30", "--out", made) == f"{made}\n"
+    beside = folder / "run-ema-0.15-30"
+    assert said(capsys, "ema", folder / "run", "--std", "0.15", "--step", "30") == f"{beside}\n"
+    assert read_about(beside)["ema_std"] == 0.15
     about = read_about(made)
     assert (about["ema_std"], about["step"], about["from"]) == (0.15, 30, "run")
     assert "ema_decay" not in about
@@ -74,7 +77,6 @@ def test_it_makes_a_checkpoint_for_all_commands(
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--std", "0.05"], "--out"),
         (["--out", "x"], "--std"),
         (["--std", "0.35", "--out", "x"], "choose a --std of 0.0"),
         (["--std", "0.05", "--step", "41", "--out", "x"], "end at step 40"),

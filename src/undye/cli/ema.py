@@ -26,7 +26,7 @@ class EmaArgs:
     step: int | None = None
     """At which the average is, one of the snapshots'; without it the last."""
     out: Annotated[str, tyro.conf.arg(metavar="DIR")] = ""
-    """The new checkpoint folder."""
+    """The new checkpoint folder; without it one beside the run, such as RUN-ema-0.05."""
 
 
 def main(args: list[str]) -> int:
@@ -35,10 +35,10 @@ def main(args: list[str]) -> int:
     a = parse(EmaArgs, args, "undye ema", about)
     if a.std is None and a.out:
         raise UserError("no --std: give the average's length, such as 0.05")
-    if a.std is not None and not a.out:
-        raise UserError("no --out: name a folder for the checkpoint")
-    if a.out and Path(a.out).exists():
-        raise UserError(f"{a.out} exists already: choose another name")
+    step = "" if a.step is None else f"-{a.step}"
+    out = a.out or f"{a.run.rstrip('/')}-ema-{a.std:g}{step}" if a.std is not None else ""
+    if out and Path(out).exists():
+        raise UserError(f"{out} exists already: choose another name with --out")
 
     from undye.checkpoint.native import save
     from undye.training.posthoc import Snapshots, synthesise
@@ -48,7 +48,7 @@ def main(args: list[str]) -> int:
         print("\n".join(listing(snapshots)))
         return 0
     denoiser, facts = synthesise(snapshots, a.std)
-    print(save(a.out, denoiser, about=facts))
+    print(save(out, denoiser, about=facts))
     return 0
 
 
