@@ -21,6 +21,7 @@ from undye.training.folder import LOCK, RunFolder
 from undye.training.run import RunConfig
 from undye.training.session import Interrupted, run
 from undye.training.setup import fingerprint
+from undye.training.showing import Showing
 from undye.world import World
 
 
@@ -46,9 +47,7 @@ def test_a_signal_does_not_wait_for_a_grid_or_a_measurement(config: RunConfig, i
     slow = replace(slow, watch=replace(slow.watch, nll_every=1, held_out=0.3, nll_images=2, trackers=()))
     sent: list[float] = []
 
-    from undye.training import session
-
-    original = session._Session.give_way
+    original = Showing.give_way
 
     def give_way(self, *args) -> None:
         if self.trainer.step == 5 and not sent:
@@ -56,12 +55,12 @@ def test_a_signal_does_not_wait_for_a_grid_or_a_measurement(config: RunConfig, i
             os.kill(os.getpid(), signal.SIGTERM)
         original(self, *args)
 
-    session._Session.give_way = give_way
+    Showing.give_way = give_way
     try:
         with pytest.raises(Interrupted):
             run(slow, tmp_path / "run")
     finally:
-        session._Session.give_way = original
+        Showing.give_way = original
     assert find_checkpoint(tmp_path / "run").name == "6", "the very next step"
     assert not (tmp_path / "run" / "samples" / "00000005.png").exists()
     run(slow, tmp_path / "run", resume=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from undye.cli.edit_command import main_of
 from undye.cli.edit_options import ImageOptions, steering
-from undye.cli.edit_settings import Edit, Made, Place, SamplerName, exact, varied
+from undye.cli.edit_settings import ImageEdit, Made, Place, SamplerName, exact, varied
 from undye.cli.parse import parse
 from undye.cli.settings import joined
 from undye.errors import UserError
@@ -35,12 +35,11 @@ class DenoiseArgs(ImageOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Denoise(Edit):
+class Denoise(ImageEdit):
     """What `undye denoise` does, exactly."""
 
     command: ClassVar[str] = "denoise"
     doing: ClassVar[str] = "denoising"
-    n: int
     sigma: float
     draw: bool
     degrade: bool
@@ -59,11 +58,6 @@ class Denoise(Edit):
             n=a.n, sigma=a.sigma, draw=a.draw, degrade=a.degrade, times=times, sampler=SamplerName.of(a.sampler),
             **steering(a, denoiser),
         )  # fmt: skip
-
-    @property
-    def columns(self) -> int:
-        """See `Edit`."""
-        return self.n
 
     def make(self, denoiser: "Denoiser", inputs: "Inputs", only: Place | None, common: dict[str, Any]) -> Made:
         """See `Edit`."""

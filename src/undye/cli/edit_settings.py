@@ -128,6 +128,18 @@ class Edit(ABC):
         """
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageEdit(Edit):
+    """An edit of images: n results for each."""
+
+    n: int
+
+    @property
+    def columns(self) -> int:
+        """See `Edit`."""
+        return self.n
+
+
 def model_shape(denoiser: "Denoiser") -> "Shape":
     """(height, width, channels) of the model's images."""
     return *denoiser.config.image_size, denoiser.config.channels

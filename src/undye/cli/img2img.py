@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from undye.cli.edit_command import main_of
 from undye.cli.edit_options import ImageOptions, steering
-from undye.cli.edit_settings import Edit, Made, Place, SamplerName, exact, varied
+from undye.cli.edit_settings import ImageEdit, Made, Place, SamplerName, exact, varied
 from undye.cli.parse import parse
 from undye.cli.settings import joined
 
@@ -29,12 +29,11 @@ class Img2ImgArgs(ImageOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Img2Img(Edit):
+class Img2Img(ImageEdit):
     """What `undye img2img` does, exactly; the strength is there to be read, the times are what it came to."""
 
     command: ClassVar[str] = "img2img"
     doing: ClassVar[str] = "img2img"
-    n: int
     strength: float
     times: tuple[float, ...]
     sampler: SamplerName
@@ -48,11 +47,6 @@ class Img2Img(Edit):
         num_steps = denoiser.schedule.num_steps
         times = exact(times_from(start_time(a.strength, num_steps), num_steps, a.steps))
         return cls(n=a.n, strength=a.strength, times=times, sampler=SamplerName.of(a.sampler), **steering(a, denoiser))
-
-    @property
-    def columns(self) -> int:
-        """See `Edit`."""
-        return self.n
 
     def make(self, denoiser: "Denoiser", inputs: "Inputs", only: Place | None, common: dict[str, Any]) -> Made:
         """See `Edit`."""

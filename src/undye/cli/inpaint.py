@@ -7,7 +7,7 @@ import tyro
 
 from undye.cli.edit_command import main_of
 from undye.cli.edit_options import ImageOptions, steering
-from undye.cli.edit_settings import Edit, Made, Place, exact, varied
+from undye.cli.edit_settings import ImageEdit, Made, Place, exact, varied
 from undye.cli.parse import parse
 from undye.cli.settings import joined
 from undye.errors import UserError
@@ -34,13 +34,12 @@ class InpaintArgs(ImageOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inpaint(Edit):
+class Inpaint(ImageEdit):
     """What `undye inpaint` does, exactly."""
 
     command: ClassVar[str] = "inpaint"
     doing: ClassVar[str] = "inpainting"
     masked: ClassVar[bool] = True
-    n: int
     times: tuple[float, ...]
     jump: int
     resamplings: int
@@ -53,11 +52,6 @@ class Inpaint(Edit):
         num_steps = denoiser.schedule.num_steps
         times = exact(times_from(num_steps, num_steps, a.steps))
         return cls(n=a.n, times=times, jump=a.jump, resamplings=a.resamplings, **steering(a, denoiser))
-
-    @property
-    def columns(self) -> int:
-        """See `Edit`."""
-        return self.n
 
     def make(self, denoiser: "Denoiser", inputs: "Inputs", only: Place | None, common: dict[str, Any]) -> Made:
         """See `Edit`."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from undye.cli.edit_command import main_of
 from undye.cli.edit_options import ImageOptions, steering
-from undye.cli.edit_settings import Edit, Made, Place, exact, model_shape, varied
+from undye.cli.edit_settings import ImageEdit, Made, Place, exact, model_shape, varied
 from undye.cli.parse import parse
 from undye.cli.settings import joined
 from undye.errors import UserError
@@ -36,12 +36,11 @@ class RestoreArgs(ImageOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Restore(Edit):
+class Restore(ImageEdit):
     """What `undye restore` does, exactly."""
 
     command: ClassVar[str] = "restore"
     doing: ClassVar[str] = "restoring"
-    n: int
     task: Literal["super-resolution", "colourise"]
     factor: int
     method: Literal["ddnm", "dps"]
@@ -70,11 +69,6 @@ class Restore(Edit):
 
         operator_for(denoiser, self.task, self.factor)
         return model_shape(denoiser) if self.degrade else measured_shape(denoiser, self.task, self.factor)
-
-    @property
-    def columns(self) -> int:
-        """See `Edit`."""
-        return self.n
 
     def make(self, denoiser: "Denoiser", inputs: "Inputs", only: Place | None, common: dict[str, Any]) -> Made:
         """See `Edit`."""

@@ -90,7 +90,7 @@ class PreviewConfig:
     n: int = 64
     """Images in a grid."""
     steps: int = 25
-    """DDIM steps per image."""
+    """Steps to an image, sampled as `undye sample --steps` does."""
 
 
 @dataclass(frozen=True, kw_only=True)

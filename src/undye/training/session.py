@@ -1,6 +1,5 @@
 """A run from its configuration to its final checkpoint: data, model, trainer, listeners and signals put together."""
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,6 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
-import numpy as np
 import torch
 
 from undye.checkpoint.native import (
@@ -24,11 +22,8 @@ from undye.checkpoint.native import (
 from undye.data.hub_stream import StreamError
 from undye.data.stream import StreamSource
 from undye.denoiser import Denoiser
-from undye.device import is_out_of_memory, supports_bf16
+from undye.device import supports_bf16
 from undye.errors import SaidElsewhereError, UserError
-from undye.files import write_text
-from undye.pictures import enlarge, make_grid, save_png
-from undye.sampling import sample
 from undye.training.batches import BatchStream
 from undye.training.budget import BudgetPlanner
 from undye.training.checks import check_disk, check_names, check_processes
@@ -40,14 +35,14 @@ from undye.training.events import (
     Listener,
     Loading,
     Notice,
-    Previewed,
     Saved,
     Started,
     StepDone,
 )
 from undye.training.folder import RunFolder
 from undye.training.held_out import HeldOut, in_memory, split
-from undye.training.listeners import measured_at, record_keepers
+from undye.training.listeners import record_keepers
+from undye.training.mishaps import explained, lost, not_finite
 from undye.training.plan import Plan, make_plan, with_absolute_paths
 from undye.training.posthoc import Averages
 from undye.training.precision import Precision
@@ -63,6 +58,7 @@ from undye.training.setup import (
     license_of,
     load_data,
 )
+from undye.training.showing import Showing
 from undye.training.signals import StopSignals
 from undye.training.stream_batches import StreamBatches
 from undye.training.trackers import check_trackers
@@ -145,7 +141,7 @@ class _Session:
         self.source, held = split(whole, config.watch.held_out)
         self.fingerprint = fingerprint(self.source)
         self.config, denoiser = world.agreed(lambda: self._model(config, new))
-        self.held_out = world.agreed(lambda: HeldOut.load(self.config, self.source, held))
+        held_out = world.agreed(lambda: HeldOut.load(self.config, self.source, held))
         state = world.agreed(lambda: self._state(plan.previous))
         self.window = Window(self.config.model.schedule.num_steps)
         self.saver = Saver(folder, self.config.checkpoint)
@@ -153,6 +149,7 @@ class _Session:
         # several processes hear a signal at the next step; of a stream that may be a long time
         streams = self.world.size > 1 and isinstance(self.source, StreamSource)
         self.rounds = Rounds(self.world, lambda: self.trainer.flag()) if streams else None
+        self.showing = Showing(self.trainer, self.config, held_out, folder, world, self.emit)
         self.stream = self._stream()
         self.planner: BudgetPlanner | None = None
         spent = 0.0
@@ -233,7 +230,7 @@ class _Session:
             "tell": self._tell_bad,
         }
         if isinstance(source, StreamSource):
-            waiting = self.give_way if self.rounds is None else self.rounds.waiting
+            waiting = self.showing.give_way if self.rounds is None else self.rounds.waiting
             return StreamBatches(source=source, **settings, block=training.shuffle_block, waiting=waiting)
         return BatchStream(source=source, **settings)
 
@@ -267,17 +264,17 @@ class _Session:
             self.notes.append(f"going on from step {trainer.step:,}")
         self.emit(Started(trainer.step, trainer.total_steps, tuple(self.notes)))
         self.window.start(self.spent)
-        self.catch_up()
+        self.showing.catch_up(measuring=self.planner is None)
         if self.planner is not None:
             self.planner.restart()
         try:
             with StopSignals() as stop:
                 return self.loop(stop)
         except (RuntimeError, MemoryError, OSError) as error:
-            raise self.explained(error) from error
+            raise explained(error, self.trainer.step, self.world, self.folder) from error
         except UserError as error:
             if str(error).startswith(LOST):
-                raise self.lost() from error
+                raise lost(self.folder) from error
             raise
         finally:
             self.saver.close()  # what is being written is finished, whatever happens
@@ -326,10 +323,7 @@ class _Session:
             self.tell_saved(wait=True)
             if not self.world.is_main:
                 raise SaidElsewhereError(str(error)) from None
-            raise UserError(
-                f"{error}: the batch is described in {self.describe_batch(error)}; lower --training.lr, look at these "
-                f"images, or go on past such steps with --training.non-finite skip; {last_good(self.folder)}"
-            ) from None
+            raise not_finite(error, self.stream.names(error.step - 1), self.folder) from None
         except StreamError as error:
             self.tell_saved(wait=True)
             raise UserError(
@@ -337,49 +331,16 @@ class _Session:
                 "--resume"
             ) from None
 
-    def describe_batch(self, error: NonFiniteError) -> Path:
-        """Write down the images, timesteps and losses of the step that could not be taken."""
-        names = self.stream.names(error.step - 1)
-        rows = [
-            {"image": name, "t": int(t), "loss": repr(float(loss))}
-            for name, t, loss in zip(names, error.t, error.losses, strict=True)
-        ]
-        path = self.folder.path / f"not-finite-{error.step}.json"
-        write_text(path, json.dumps(rows, indent=2) + "\n")
-        return path
-
-    def explained(self, error: Exception) -> Exception:
-        """An error of torch's as words to the user, if it is theirs to mend; else as it is."""
-        text = str(error)
-        if is_out_of_memory(error):
-            return UserError(
-                f"out of memory in step {self.trainer.step + 1}: lower --training.batch-size, raise "
-                f"--training.accumulate, or choose --model.network.checkpointing; {last_good(self.folder)}"
-            )
-        if isinstance(error, OSError) and error.strerror:
-            what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-            return UserError(
-                f"{what}, after step {self.trainer.step}; {last_good(self.folder)}: make room or mend the disk, and go "
-                "on with --resume"
-            )
-        if self.world.size > 1 and any(word in text for word in ("onnection", "gloo", "NCCL")):
-            return self.lost()
-        return error
-
-    def lost(self) -> UserError:
-        """Another process is gone, wherever that was noticed."""
-        return UserError(f"{LOST} with --resume; {last_good(self.folder)}")
-
     def after_step(self, done: bool) -> None:
         """Whatever is due after a step: the plan of a budget, a grid, a checkpoint."""
         step = self.trainer.step
         if self.planner is not None and self.world.broadcast(self.planner.tick()):
             with suppress(SignalFirst):  # then the plan is made after the run is resumed
                 self.plan(self.planner)
-        elif step in self.preview_steps():
-            self.preview()
-        if self.nll_is_due(done):
-            self.measure()
+        elif self.showing.grid_is_due():
+            self.showing.draw_grid()
+        if self.planner is None and self.showing.nll_is_due(done):  # not while a budget is being timed
+            self.showing.measure()
         if done or step % self.config.checkpoint.every == 0:
             self.save()
 
@@ -388,106 +349,23 @@ class _Session:
         preview, training = self.config.preview, self.config.training
         seconds, count = 0.0, preview.count
         if count:
-            self.draw_preview(steps=1)  # the first call allocates
-            before = planner.elapsed()
-            self.draw_preview(steps=1)
-            seconds = (planner.elapsed() - before) * min(preview.steps, self.config.model.schedule.num_steps)
+            seconds = self.showing.grid_seconds(planner.elapsed)
             count = min(count, int(PREVIEW_SHARE * planner.budget / seconds))
         step = self.trainer.step
         total = planner.plan(step, seconds * count)
-        if self.held_out is not None:
-            seconds = self.held_out.seconds(self.trainer.ema.model) / self.config.watch.nll_every
-            self.spread_averages()
+        if seconds := self.showing.nll_seconds():
+            seconds /= self.config.watch.nll_every
             total = step + max(1, int((total - step) / (1 + seconds / planner.seconds_per_step)))
         total, count = self.world.broadcast((total, count))
         # a shorter warm-up would not be that of the steps already taken: only where it would take most of the run
         warmup = training.warmup if training.warmup <= total // 5 else max(step, total // 10)
         self.config = replace(self.config.with_steps(total, warmup), preview=replace(preview, count=count))
         self.trainer.total_steps, self.trainer.config = total, self.config.training
+        self.showing.config = self.config
         if self.world.is_main:
             self.folder.write_config(self.config)
         self.planner = None
         self.emit(BudgetSet(step, total, count, planner.seconds_per_step, planner.budget))
-
-    def preview_steps(self) -> set[int]:
-        """The steps after which a grid is due: evenly spaced, the last of them the last step of all."""
-        total, count = self.trainer.total_steps, self.config.preview.count
-        return set() if total is None else {round(total * (i + 1) / count) for i in range(count)}
-
-    def draw_preview(self, steps: int) -> np.ndarray:
-        """Samples of the averaged weights, always from the same noise."""
-        n, model = self.config.preview.n, self.config.model
-        labels = None if model.num_classes is None else [i % model.num_classes for i in range(n)]
-        steps = min(steps, model.schedule.num_steps)
-        model, seed = self.trainer.ema.model, self.config.seed
-        images = sample(model, n, steps=steps, seed=seed, label=labels, progress=self.give_way)
-        self.spread_averages()
-        return images
-
-    def give_way(self, *_: int) -> None:
-        """Called within what takes long between two steps: a signal is more urgent, and `catch_up` does it later.
-
-        Raises:
-            SignalFirst: if there is one.
-        """
-        # with the weights spread over the processes they would have to agree first
-        if not self.trainer.spread and (received := self.trainer.flag()):
-            raise SignalFirst(received)
-
-    def spread_averages(self) -> None:
-        """Spread the averages over the processes again (fsdp): only a backward pass would, and they have none."""
-        if self.trainer.spread:
-            self.trainer.ema.model.network.reshard()  # pyrefly: ignore
-
-    def preview(self) -> None:
-        """Write a grid of samples."""
-        if not self.world.is_main and not self.trainer.spread:
-            return  # with the weights spread over the processes, all of them have to draw
-        try:
-            images = self.draw_preview(self.config.preview.steps)
-        except SignalFirst:
-            return
-        path = self.folder.samples / f"{self.trainer.step:08d}.png"
-        if not self.world.is_main:
-            return
-        save_png(enlarge(make_grid(images)), path)
-        self.emit(Previewed(self.trainer.step, path))
-
-    def nll_is_due(self, done: bool) -> bool:
-        """Whether the held-out images are to be measured after this step; not while a budget is being timed."""
-        if self.held_out is None or self.planner is not None:
-            return False
-        return done or self.trainer.step % self.config.watch.nll_every == 0
-
-    def measure(self) -> None:
-        """Measure the averaged weights on the held-out images; that changes nothing in the run."""
-        if not self.world.is_main and not self.trainer.spread:
-            return  # with the weights spread over the processes, all of them have to compute
-        assert self.held_out is not None
-        try:
-            event = self.held_out.measure(self.trainer.ema.model, self.trainer.step, self.give_way)
-        except SignalFirst:
-            return
-        except UserError as error:
-            event = Notice(f"step {self.trainer.step}: the held-out images could not be measured: {error}")
-        self.spread_averages()
-        self.emit(event)
-
-    def catch_up(self) -> None:
-        """Draw and measure what is due at the step that is resumed from: a signal saves at once, before such things."""
-        log, grid = self.folder.log, self.folder.samples / f"{self.trainer.step:08d}.png"
-        if (
-            self.trainer.step
-            and self.trainer.step in self.preview_steps()
-            and self.world.on_main(lambda: not grid.exists())
-        ):
-            self.preview()
-        if (
-            self.trainer.step
-            and self.nll_is_due(False)
-            and self.world.on_main(lambda: not measured_at(log, self.trainer.step))
-        ):
-            self.measure()
 
     def images(self) -> int | None:
         """The number of images; of a stream, once it is known."""
