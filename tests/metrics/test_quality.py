@@ -176,9 +176,13 @@ def test_fid_per_class(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("metrics", "options", "says"),
     [
-        (["fid"], {"n": 6}, "more than 6 samples.*kid"),
-        (["sfid"], {"n": 4}, "more than 4 samples"),
-        (["fid"], {"data": pixels(6)}, "more than 6 reference images"),
+        (["fid"], {"n": 6}, "at least 7 samples.*raise --n to 7.*kid"),
+        (["sfid"], {"n": 4}, "at least 5 samples"),
+        (["kid", "pr"], {"n": 5}, "pr needs at least 6 samples, there are 5: raise --n to 6"),
+        (["kid"], {"n": 1}, "kid needs at least 2 samples"),
+        (["is"], {"n": 9}, "is needs at least 10 samples"),
+        (["pr"], {"data": pixels(5)}, "pr needs at least 6 reference images"),
+        (["fid"], {"data": pixels(6)}, "at least 7 reference images"),
         (["fid-per-class"], {}, "trained with labels"),
         (["fid"], {"data": pixels(30, channels=3)}, "channel"),
         (["fid"], {"data": np.zeros((30, 9, 6, 1), np.uint8)}, "9x6"),
@@ -213,7 +217,7 @@ def test_features_that_do_not_fit(folder, cache):
         (pixels(40)[:, :7], ["fid"], {}, "7x6"),
         (pixels(40), ["fid-per-class"], {}, "labels"),
         (pixels(40), ["fid"], {"weights": "raw"}, "holds images"),
-        (pixels(6), ["fid"], {"n": None}, "more than 6"),
+        (pixels(6), ["fid"], {"n": None}, "at least 7"),
     ],
 )
 def test_images_that_cannot_be_measured(what, metrics, options, says):
@@ -221,11 +225,18 @@ def test_images_that_cannot_be_measured(what, metrics, options, says):
         measured(what, metrics, **options)
 
 
-def test_a_metric_that_fails_leaves_the_others(folder, tmp_path):
-    """Five samples: too few for neighbourhoods of five others, enough for the rest."""
+def test_a_metric_that_fails_leaves_the_others(folder, tmp_path, monkeypatch):
+    real = measuring.measure_quality
+
+    def no_neighbours(metric, *args):
+        if metric == "pr":
+            raise undye.UserError("there are no neighbours")
+        return real(metric, *args)
+
+    monkeypatch.setattr(measuring, "measure_quality", no_neighbours)
     out = tmp_path / "r.json"
     with pytest.raises(UnfinishedReport, match="measured kid, but not pr") as raised:
-        measured(folder, ["pr", "kid"], n=5, out=out)
+        measured(folder, ["pr", "kid"], n=6, out=out)
     report = raised.value.report
     assert report["metrics"].keys() == {"kid"}
     assert report["failed"].keys() == {"pr"}
@@ -233,7 +244,7 @@ def test_a_metric_that_fails_leaves_the_others(folder, tmp_path):
     assert "! pr: not measured" in "\n".join(table(report))
     assert list((tmp_path / "cache" / "samples").rglob("0000000-*.npy")), "the samples are kept"
     with pytest.raises(undye.UserError) as alone:
-        measured(folder, ["pr"], n=5)
+        measured(folder, ["pr"], n=6)
     assert not isinstance(alone.value, UnfinishedReport)
 
 

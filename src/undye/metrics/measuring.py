@@ -137,9 +137,10 @@ class _Task:
         if request.asks("fid-per-class"):
             self._check_classes()
         n = request.samples if self.subject.denoiser is not None else request.n
-        for metric, dims in (("fid", self.extractor.dims), ("sfid", self.extractor.spatial_dims)):
-            if request.asks(metric) and dims is not None:
-                check_enough(metric, dims + 1 if n is None else n, len(self.data.reference()), dims)
+        dims = {"fid": self.extractor.dims, "sfid": self.extractor.spatial_dims}
+        for metric in OF_SAMPLES:
+            if request.asks(metric):
+                check_enough(metric, n, len(self.data.reference()), dims.get(metric))
 
     def _check_classes(self) -> None:
         denoiser = self.subject.denoiser

@@ -40,6 +40,8 @@ SPLITS = 10
 """Of the Inception Score; Salimans et al. 2016."""
 K_PR, K_DC = 3, 5
 """Neighbours of precision and recall, and of density and coverage; as their papers."""
+FEWEST = {"kid": 2, "is": SPLITS, "pr": max(K_PR, K_DC) + 1}
+"""Images on each side, of the samples alone for the Inception Score, below which there is no such number."""
 _ROWS = 8192
 
 Tick = Callable[[int, int], None]
@@ -100,21 +102,29 @@ def measure(metric: str, sides: Sides, progress: Tick | None = None) -> Measured
     return Measured(entry, measured.replicates)
 
 
-def check_enough(metric: str, n: int, reference_n: int, dims: int) -> None:
+def check_enough(metric: str, n: int | None, reference_n: int, dims: int | None = None) -> None:
     """Find too few images before anything is drawn.
 
+    Args:
+        metric: one of those in features.
+        n: samples; None where that is not known yet.
+        reference_n: reference images.
+        dims: of the features that a covariance is made of.
+
     Raises:
-        UserError: for a covariance that would not have full rank.
+        UserError: for fewer than the metric can be made of, or a covariance that would not have full rank.
     """
+    fewest = FEWEST.get(metric, 1) if dims is None else dims + 1
     for what, count, advice in (
-        ("samples", n, f"raise --n above {dims:,}"),
-        ("reference images", reference_n, "give more --data"),
+        ("samples", fewest if n is None else n, f"raise --n to {fewest:,} or more"),
+        ("reference images", fewest if metric == "is" else reference_n, "give more --data"),
     ):
-        if count <= dims:
-            raise UserError(
-                f"{metric} needs more than {dims:,} {what} for the covariance of {dims:,} features, there are "
-                f"{count:,}: {advice}, or ask for kid, which is unbiased at any number"
-            )
+        if count < fewest:
+            needs = f"{metric} needs at least {fewest:,} {what}"
+            if dims is not None:
+                needs += f" for the covariance of {dims:,} features"
+                advice += ", or ask for kid, which is unbiased at any number"
+            raise UserError(f"{needs}, there are {count:,}: {advice}")
 
 
 def _fid(sides: Sides, progress: Tick | None) -> Measured:
