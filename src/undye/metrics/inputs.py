@@ -30,7 +30,8 @@ class Inputs:
         label: (N,) int64 or None.
         discrete: whether they are pixels, at 256 levels.
         device: where the model computes.
-        dtype: what it computes in.
+        dtype: what to ask it in: a Denoiser in that of x_0, since it rounds for its network itself; others in that of
+            their weights.
     """
 
     x_0: Tensor
@@ -78,8 +79,8 @@ def check_inputs(denoiser: DenoiserLike, images: Images, label: int | Sequence[i
         UserError: if they do not fit the model.
     """
     parameter = next(denoiser.parameters(), None) if isinstance(denoiser, torch.nn.Module) else None
-    dtype = torch.float64 if parameter is None else parameter.dtype
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    own = torch.float64 if parameter is None else parameter.dtype
+    wide = torch.float64 if own == torch.float64 else torch.float32
     discrete = not isinstance(images, Tensor)
     if isinstance(images, Tensor):
         if images.ndim != 4 or not images.is_floating_point():
@@ -99,7 +100,7 @@ def check_inputs(denoiser: DenoiserLike, images: Images, label: int | Sequence[i
     check_shape(denoiser, (x_0.shape[2], x_0.shape[3]), x_0.shape[1])
     device = torch.device("cpu") if parameter is None else parameter.device
     labels = None if label is None else class_labels(label, len(x_0), denoiser.config.num_classes)
-    return Inputs(x_0, labels, discrete, device, dtype)
+    return Inputs(x_0, labels, discrete, device, wide if isinstance(denoiser, Denoiser) else own)
 
 
 def check_shape(denoiser: DenoiserLike, image_size: tuple[int, int], channels: int) -> None:
