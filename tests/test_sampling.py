@@ -1,3 +1,4 @@
+import weakref
 from dataclasses import replace
 from functools import partial
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import undye
 from tests.edit.models import CONFIG as TINY
 from tests.edit.models import tiny
 from undye.config import ModelConfig, ScheduleConfig
@@ -16,7 +18,8 @@ from undye.errors import UserError
 from undye.samplers import DDIM, SAMPLERS, Ancestral, UniPC
 from undye.samplers.guidance import gradient_of
 from undye.samplers.known_grids import SMALL_COSINE
-from undye.sampling import SampleRequest, batches, film, plan, resolve_sampler, sample, stream, with_options
+from undye.samplers.optimise import Settings
+from undye.sampling import SampleRequest, batches, evenly, film, plan, resolve_sampler, sample, stream, with_options
 
 CONFIG = replace(TINY, image_size=(8, 6), num_classes=3, schedule=ScheduleConfig(name="cosine", num_steps=20))
 model = partial(tiny, CONFIG)
@@ -214,6 +217,43 @@ def test_film(batch_size):
     assert len(states) == 9
     middle = ((states[2].clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy()
     assert abs(pictures[1] - middle).max() <= 1
+
+
+def test_only_the_states_that_are_shown_are_kept():
+    """A walk of 1,000 steps does not fit the memory."""
+    alive: list[weakref.ref] = []
+
+    def states():
+        for i in range(100):
+            assert sum(ref() is not None for ref in alive) <= 2
+            alive.append(weakref.ref(x := torch.full((1, 1, 2, 2), i / 100)))
+            yield x
+
+    pictures = evenly(states(), 100, 4)
+    assert [int(p[0, 0, 0, 0]) for p in pictures] == [round((1 + i / 100) * 127.5) for i in (0, 33, 66, 99)]
+
+
+@pytest.mark.parametrize("kind", ["film", "progressive", "optimised grid"])
+def test_a_walk_that_is_kept_is_made_in_halves_where_memory_runs_out(kind, monkeypatch):
+    made = model(channels=1, num_classes=3)
+    short = Settings(images=5, held_out=5, iterations=1, teacher_steps=4)
+    request = SampleRequest(n=5, steps=4, sampler="ddim", label=[0, 1, 2, 0, 1])
+    does = {
+        "film": lambda: np.stack(film(made, request, 3)),
+        "progressive": lambda: np.stack(undye.progressive(made, 5, 3, steps=4, label=request.label)),
+        "optimised grid": lambda: np.array(undye.optimise_grid(made, 2, settings=short).times),
+    }[kind]
+    whole, forward, asked = does(), type(made.network).forward, list[int]()
+
+    def small_memory(self, x, *args):
+        asked.append(len(x))
+        if len(x) > 2:
+            raise MemoryError
+        return forward(self, x, *args)
+
+    monkeypatch.setattr(type(made.network), "forward", small_memory)
+    np.testing.assert_allclose(does().astype(float), whole.astype(float), rtol=1e-3, atol=1)
+    assert asked[:3] == [5, 3, 2]
 
 
 def test_film_has_no_more_frames_than_there_are_states():

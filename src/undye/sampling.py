@@ -2,10 +2,10 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import count
-from typing import Any
+from itertools import chain, count
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from undye.samplers import SAMPLERS, DenoiserLike, SampleNoise, Sampler, Step
 from undye.samplers.base import pairs
 from undye.samplers.defaults import choose
 from undye.samplers.guidance import ClassifierGuided, Conditioned, Gradient, Thresholded, check_guidance, class_labels
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,13 +119,32 @@ def stream(
 ) -> Iterator[tuple[range, UInt8[np.ndarray, "b h w c"]]]:
     """The images of a request as they are finished, batch by batch, each with its place among the n.
 
-    A batch for which memory does not suffice is drawn again in halves: no sample depends on its batch.
+    Raises:
+        UserError: as `walks`.
+    """
+    return walks(denoiser, request, lambda _, steps, __: to_uint8(_last(steps).x), progress)
+
+
+def walks(
+    denoiser: Denoiser,
+    request: SampleRequest,
+    take: Callable[[Tensor, Iterator[Step], int], T],
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[range, T]]:
+    """What is taken of the walk of each batch, with the places of its samples among the n.
+
+    A batch for which memory does not suffice is walked again in halves: no sample depends on its batch.
+
+    Args:
+        denoiser: the model.
+        request: the samples.
+        take: given x_T, the steps and their number; what it keeps of them is what takes memory.
+        progress: called with (network calls done, network calls in all).
 
     Raises:
         UserError: as `sample`; or if there is not enough memory for a single image.
     """
-    size = batch_size(denoiser, request)
-    start = 0
+    size, start, (_, times) = batch_size(denoiser, request), 0, plan(denoiser, request)
     while start < request.n or start == 0:
         part = request.part(start, min(start + size, request.n))
 
@@ -132,8 +153,8 @@ def stream(
                 progress(before * total // count + done, request.n * total // count)
 
         try:
-            ((_, steps),) = batches(denoiser, replace(part, batch_size=part.n), tick)
-            images = to_uint8(_last(steps).x)
+            ((x_T, steps),) = batches(denoiser, replace(part, batch_size=part.n), tick)
+            taken = take(x_T, steps, len(times) - 1)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -141,7 +162,7 @@ def stream(
                 raise UserError("there is not enough memory for a single image: use another --device") from None
             size = (part.n + 1) // 2
             continue
-        yield range(start, start + part.n), images
+        yield range(start, start + part.n), taken
         start += part.n
 
 
@@ -154,12 +175,18 @@ def film(
     """The reverse process as pictures: the noise x_T, then `frames` states evenly spread, the last one the sample."""
     if frames < 1:
         raise UserError(f"a film needs at least 1 frame, got {frames}")
-    rows: list[list[np.ndarray]] = []
-    for x_T, steps in batches(denoiser, request, progress):
-        states = [to_uint8(x) for x in (x_T, *(step.x for step in steps))]
-        chosen = np.linspace(0, len(states) - 1, min(frames + 1, len(states))).round().astype(int)
-        rows.append([states[i] for i in chosen])
+
+    def take(x_T: Tensor, steps: Iterator[Step], number: int) -> list[np.ndarray]:
+        return evenly(chain([x_T], (step.x for step in steps)), number + 1, frames + 1)
+
+    rows = [taken for _, taken in walks(denoiser, request, take, progress)]
     return [np.concatenate(frame) for frame in zip(*rows, strict=True)]
+
+
+def evenly(states: Iterable[Tensor], number: int, n: int) -> list[UInt8[np.ndarray, "b h w c"]]:
+    """As pictures, n of a number of states that pass by, evenly spread from the first to the last, or all of them."""
+    chosen = set(np.linspace(0, number - 1, min(n, number)).round().astype(int).tolist())
+    return [to_uint8(x) for i, x in enumerate(states) if i in chosen]
 
 
 def batches(

@@ -32,6 +32,7 @@ EDITS = {
     "interpolate": f"{PAIR} --t 5 20 {LABELLED}",
     "interpolate two pairs": "interpolate model g0.png g1.png g1.png g0.png --points 3 --t 5 20 --steps 2",
     "inverted": f"{PAIR} --method inverted",
+    "inverted, two pairs": f"{PAIR} --method inverted {LABELLED}".replace("g1.png", "g1.png g1.png g0.png"),
     "samples": "interpolate model --samples 1 3 --points 4 --steps 3",
     "progressive": f"progressive model --n 3 --frames 3 --steps 5 --seed 2 {LABELLED}",
     "shared": "progressive model --shared --n 2 --groups 2 --t 30 10 --steps 5",

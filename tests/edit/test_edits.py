@@ -12,10 +12,11 @@ from undye.diffusion.schedule import NoiseSchedule
 from undye.edit.denoise import add_noise, noise_time, scaled
 from undye.edit.grid import times_from
 from undye.edit.img2img import noise_and_denoise, start_time
-from undye.edit.interpolate import inverted, shared_noise, slerp
+from undye.edit.interpolate import between_latents, shared_noise, slerp
 from undye.edit.noise import EditNoise
 from undye.edit.progressive import way_down
 from undye.samplers import DDIM, Ancestral, final
+from undye.samplers.inversion import invert
 from undye.testing import GaussianOracle
 
 COSINE = NoiseSchedule.named("cosine", 1000)
@@ -95,8 +96,8 @@ def test_the_ends_of_an_interpolation_are_reconstructions_with_the_same_noise():
     """Of the oracle to rounding; of the model, what img2img gives with the same seed."""
     grid, down = times_from(500, 1000, 10), Ancestral()
     points = shared_noise(
-        ORACLE, TWO[:1].expand(3, -1, -1, -1), TWO[1:].expand(3, -1, -1, -1), torch.tensor([0.0, 0.5, 1.0]), grid,
-        EditNoise(3, [(0, 0)] * 3), down,
+        ORACLE, EditNoise(3, [(0, 0)] * 3), TWO[:1].expand(3, -1, -1, -1), TWO[1:].expand(3, -1, -1, -1),
+        torch.tensor([0.0, 0.5, 1.0]), grid, down,
     )  # fmt: skip
     alone = noise_and_denoise(ORACLE, TWO, grid, EditNoise(3, [(0, 0)] * 2), down)
     assert torch.allclose(points[[0, 2]], alone, atol=1e-12)
@@ -124,13 +125,33 @@ def test_inverted_latents_give_the_images_back():
     grid = times_from(1000, 1000, 50)
     weight = torch.tensor([0.0, 0.5, 1.0])
     first, second = TWO[:1].expand(3, -1, -1, -1), TWO[1:].expand(3, -1, -1, -1)
-    out = inverted(ORACLE, first, second, weight, grid, normal(0))
+    latents = (invert(ORACLE, x, grid, 3) for x in (first, second))
+    out = between_latents(ORACLE, normal(0), *latents, weight, grid)
     assert torch.allclose(out[[0, 2]], TWO, atol=2e-3)
     assert (out[1] - TWO).abs().max() > 0.1
 
     x = to_uint8(to_signed(images(2)) / 2)
     ends = undye.interpolate(MODEL, x[:1], x[1:], points=3, method="inverted", steps=40)[0, 0, [0, 2]]
     assert np.abs(ends.astype(int) - x).max() <= 2
+
+
+@pytest.mark.parametrize("guidance", [1.0, 1.5])
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_inverted_latents_of_each_pair_are_those_of_its_label(guidance, batch_size):
+    """The same pair twice, with a label each: both ways of a pair go with its own."""
+    x = to_uint8(to_signed(images(2, 1)) / 2)
+    options = {"points": 3, "method": "inverted", "steps": 40, "guidance": guidance, "iterations": 6}
+    told: list[tuple[int, int]] = []
+    out = undye.interpolate(
+        LABELLED, x[[0, 0]], x[[1, 1]], label=[0, 2], batch_size=batch_size,
+        progress=lambda *now: told.append(now), **options,
+    )[:, 0]  # fmt: skip
+    for pair, label in enumerate((0, 2)):
+        assert np.abs(out[pair, [0, 2]].astype(int) - x).max() <= 2
+        assert near(out[pair], undye.interpolate(LABELLED, x[:1], x[1:], label=label, **options)[0, 0])
+    assert np.abs(out[0, 1].astype(int) - out[1, 1]).max() > 2
+    # four images up, each with 6 corrections, and six points down; guided, each call is two predictions
+    assert told[-1] == (40 * (4 * 7 + 6),) * 2
 
 
 def test_slerp():

@@ -1,6 +1,7 @@
 """Interpolation between images, with shared noise (Ho et al. 2020, section 4.4, Figs. 8 and 9) or between latents."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, Unpack
 
 import numpy as np
@@ -78,31 +79,38 @@ def interpolate(
         raise UserError(f"the number of corrections must not be negative, got {iterations}")
     down = named_sampler(sampler or "ancestral", denoiser)
     grids = mixing_times(denoiser, method, t, steps, times)
-    keys = [(pair, 0) for pair in range(len(x_a)) for _ in weight]
-    ends = [x.repeat_interleave(len(weight), 0) for x in (x_a, x_b)]
-    rows = list[np.ndarray]()
-    progress = common.pop("progress", None)
+    pairs = [(pair, 0) for pair in range(len(x_a))]
+    points_of = [pair for pair in pairs for _ in weight]
+    lam = weight.float().repeat(len(x_a))
+    rows, progress = list[np.ndarray](), common.pop("progress", None)
 
-    def calls(grid: Tensor) -> int:
-        # the way up counts as if every point were inverted by itself
-        up = 2 * (1 + iterations) * (len(grid) - 1)
-        return calls_of(down, denoiser, grid) if method == "shared" else up + len(grid) - 1
+    def calls(grid: Tensor) -> tuple[int, int]:
+        """Of an image on the way up, and of a point on the way down."""
+        if method == "shared":
+            return 0, calls_of(down, denoiser, grid)
+        return (1 + iterations) * (len(grid) - 1), len(grid) - 1
 
-    total, done = sum(calls(grid) for grid in grids) * len(keys), 0
-    for grid in grids:
+    total = sum(2 * len(pairs) * up + len(points_of) * way for up, way in map(calls, grids))
+    done = 0
 
-        def edit(model: DenoiserLike, noise: Noise, a: Tensor, b: Tensor, lam: Tensor, grid: Tensor = grid) -> Tensor:
-            if method == "shared":
-                return shared_noise(model, a, b, lam, grid, noise, down)
-            return inverted(model, a, b, lam, grid, noise, iterations)
+    def run(keys: list[tuple[int, int]], count: int, edit: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        nonlocal done
 
         def tell(now: int, _: int, before: int = done) -> None:
             if progress is not None:
                 progress(before + now, total)
 
-        job = Job(denoiser=denoiser, keys=keys, calls=calls(grid), progress=tell, **common)
-        rows.append(to_uint8(job.run(edit, *ends, weight.float().repeat(len(x_a)))))
-        done += calls(grid) * len(keys)
+        done += len(keys) * count
+        return Job(denoiser=denoiser, keys=keys, calls=count, progress=tell, **common).run(edit, *inputs)
+
+    for grid in grids:
+        up, way = calls(grid)
+        ends, edit = torch.cat([x_a, x_b]), partial(shared_noise, grid=grid, sampler=down)
+        if method == "inverted":  # each image once, whatever the number of points
+            ends = run(pairs * 2, up, partial(_latents, grid=grid, iterations=iterations), ends)
+            edit = partial(between_latents, grid=grid)
+        a, b = (x.repeat_interleave(len(weight), 0) for x in ends.chunk(2))
+        rows.append(to_uint8(run(points_of, way, edit, a, b, lam)))
     return np.stack([row.reshape(len(x_a), len(weight), *row.shape[1:]) for row in rows], axis=1)
 
 
@@ -192,11 +200,11 @@ def mixing_times(
 
 def shared_noise(
     denoiser: DenoiserLike,
+    noise: Noise,
     first: Float[Tensor, "b c h w"],
     second: Float[Tensor, "b c h w"],
     weight: Float[Tensor, " b"],
     grid: Tensor,
-    noise: Noise,
     sampler: Sampler,
 ) -> Float[Tensor, "b c h w"]:
     """Ho et al. 2020, section 4.4: (1 - lambda) x_t + lambda x'_t at the grid's first time, decoded from there.
@@ -210,26 +218,23 @@ def shared_noise(
     return final(sampler.steps(denoiser, torch.lerp(x_t, other, lam), grid, noise))
 
 
-def inverted(
+def _latents(denoiser: DenoiserLike, _: Noise, x_0: Tensor, grid: Tensor, iterations: int) -> Tensor:
+    return invert(denoiser, x_0, grid, iterations)
+
+
+def between_latents(
     denoiser: DenoiserLike,
+    noise: Noise,
     first: Float[Tensor, "b c h w"],
     second: Float[Tensor, "b c h w"],
     weight: Float[Tensor, " b"],
     grid: Tensor,
-    noise: Noise,
-    iterations: int = INVERSION_ITERATIONS,
 ) -> Float[Tensor, "b c h w"]:
-    """Slerp between the latents of two images, found by DDIM inversion, decoded by DDIM; x_0 is not clipped.
+    """Slerp between the latents of two images, found by DDIM inversion on this grid, decoded by DDIM; not clipped.
 
     Song et al. 2021 (DDIM), section 5.3 and appendix D.5. Clipping cannot be inverted, so both ways go without.
     """
-    latents = []
-    for x in (first, second):
-        # the points of one pair begin with one image: it is inverted once
-        rows, where = torch.unique(x, dim=0, return_inverse=True)
-        latents.append(invert(denoiser, rows, grid, iterations)[where])
-    x_t = slerp(latents[0], latents[1], weight)
-    return final(DDIM(clip=False).steps(denoiser, x_t, grid, noise))
+    return final(DDIM(clip=False).steps(denoiser, slerp(first, second, weight), grid, noise))
 
 
 def slerp(

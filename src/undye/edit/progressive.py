@@ -1,6 +1,6 @@
 """Progressive generation, Ho et al. 2020, section 4.3: x_0 as predicted over time (Fig. 6), shared latents (Fig. 7)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Unpack
 
@@ -15,8 +15,8 @@ from undye.edit.grid import times_from
 from undye.edit.inputs import check_time
 from undye.edit.job import Common, Job, blank
 from undye.errors import UserError
-from undye.samplers import Ancestral, DenoiserLike, Noise, Sampler, final
-from undye.sampling import SampleRequest, batches, check_request
+from undye.samplers import Ancestral, DenoiserLike, Noise, Sampler, Step, final
+from undye.sampling import SampleRequest, check_request, evenly, walks
 from undye.sharding import shared_rows
 
 
@@ -64,14 +64,13 @@ def progressive(
             if progress is not None:  # as if the other processes were as far
                 progress(done * n // len(rows), total * n // len(rows))
 
-        parts: list[Tensor] = []
-        for _, walk in batches(denoiser, request.part(rows.start, rows.stop), tell):
-            taken = list(walk)
+        def take(_: Tensor, steps: Iterator[Step], number: int) -> Tensor:
             # samplers that end in a mean have x_0 = x there; of others the sample is x
-            states = [step.x_0 for step in taken[:-1]] + [taken[-1].x]
-            chosen = np.linspace(0, len(states) - 1, min(frames, len(states))).round().astype(int)
-            parts.append(torch.stack([torch.from_numpy(to_uint8(states[i])) for i in chosen], dim=1))
-        return torch.cat(parts)
+            states = (step.x if i == number - 1 else step.x_0 for i, step in enumerate(steps))
+            return torch.from_numpy(np.stack(evenly(states, number, frames), axis=1))
+
+        part = request.part(rows.start, rows.stop)
+        return torch.cat([taken for _, taken in walks(denoiser, part, take, tell)])
 
     return list(shared_rows(world, n, some).numpy().swapaxes(0, 1))
 

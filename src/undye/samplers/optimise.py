@@ -24,10 +24,10 @@ from undye.samplers.base import DenoiserLike, Sampler, final
 from undye.samplers.defaults import stored_sampler
 from undye.samplers.dpm import DPM2M
 from undye.samplers.grid import make_grid
-from undye.samplers.guidance import Conditioned
 from undye.samplers.known_grids import known_grids
 from undye.samplers.multistep import orders
 from undye.samplers.noise import SampleNoise
+from undye.samplers.parts import InParts
 from undye.samplers.unipc import UniPC
 
 KNOWN: tuple[tuple[Sampler, str], ...] = tuple(
@@ -155,9 +155,8 @@ class _Task:
         x_T = SampleNoise(settings.seed, range(first, first + n))(
             weights.new_empty(shape, dtype=at_least_single(weights.dtype))
         )
-        model: DenoiserLike = denoiser
-        if config.num_classes is not None:
-            model = Conditioned(denoiser, (torch.arange(n) % config.num_classes).to(weights.device))
+        classes = config.num_classes
+        model = InParts(denoiser, None if classes is None else (torch.arange(n) % classes).to(weights.device))
         teacher = make_grid("log-snr", denoiser.schedule, min(settings.teacher_steps, denoiser.schedule.num_steps))
         end = final(UniPC(order=3).steps(model, x_T, teacher, torch.zeros_like)).clamp(-1, 1)
         return cls(_Remembering(model), x_T, end)
