@@ -2,6 +2,7 @@ import weakref
 from dataclasses import replace
 from functools import partial
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -217,6 +218,19 @@ def test_film(batch_size):
     assert len(states) == 9
     middle = ((states[2].clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy()
     assert abs(pictures[1] - middle).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"steps": 2.5}, "steps .* not 2.5"), ({"n": "2"}, "n .* not '2'"), ({"batch_size": 2.5}, "batch_size"),
+     ({"seed": 1.5}, "seed"), ({"first_index": 0.5}, "first_index")],
+)  # fmt: skip
+def test_numbers_that_are_not_whole(options, says, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # without the checks that only tests make
+    with pytest.raises(UserError, match=f"{says}") as raised:
+        sample(MODEL, **{"n": 1, **options})
+    assert "a whole number" in str(raised.value)
+    assert len(sample(MODEL, np.int64(2), steps=np.int32(2))) == 2
 
 
 def test_only_the_states_that_are_shown_are_kept():

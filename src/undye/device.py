@@ -58,18 +58,6 @@ def default_batch(height: int, width: int) -> int:
     return min(256, max(1, 2**18 // (height * width)))
 
 
-def fitting_batch(image_size: tuple[int, int], device: torch.device) -> int:
-    """How many images to sample at a time: `default_batch`, and on a GPU as many times that as its free memory allows.
-
-    A GPU with less than 8 GB free counts as one with so much: where memory runs out, smaller batches are tried.
-    """
-    size = default_batch(*image_size)
-    if device.type != "cuda":
-        return size
-    free, _ = torch.cuda.mem_get_info(device)
-    return size * max(1, min(8, free // 2**33))
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there is not enough memory; torch has many words for it."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):

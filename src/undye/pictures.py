@@ -1,6 +1,7 @@
 """Images as pictures: side by side, enlarged, as PNG files. Every file is whole or not there."""
 
 import math
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def check_target(out: str | Path, resume: bool = False) -> None:
         resume: a folder may hold samples already.
 
     Raises:
-        UserError: for an unknown ending, or a parent that is not a folder.
+        UserError: for an unknown ending, or a parent that is not a folder or cannot be written to.
     """
     if kind_of(out) not in ("folder", ".png", ".npz"):
         raise UserError(f"cannot write {out}: give a .png (a grid), an .npz, or a folder/ (one PNG per image)")
@@ -67,10 +68,18 @@ def kind_of(out: str | Path) -> str:
 
 
 def check_place(path: Path) -> None:
-    """Raise a UserError if one of the parents is no folder."""
-    parent = next(p for p in path.parents if p.exists())
+    """Make sure that something can be written there; nothing is left of the try.
+
+    Raises:
+        UserError: if one of the parents is no folder, or the nearest that there is cannot be written to.
+    """
+    parent = path if path.is_dir() else next(p for p in path.absolute().parents if p.exists())
     if not parent.is_dir():
         raise UserError(f"cannot write {path}: {parent} is not a folder")
+    try:
+        tempfile.TemporaryFile(dir=parent).close()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {parent} cannot be written to ({error.strerror})") from None
 
 
 def save_png(image: UInt8[np.ndarray, "h w c"], out: Path, provenance: Provenance | None = None) -> None:

@@ -37,9 +37,11 @@ def read_provenance(path: Path) -> Provenance:
     if not path.is_file():
         raise UserError(f"no picture at {path}: give a PNG that undye has written")
     try:
-        with Image.open(path, formats=("PNG",)) as image:
-            image.load()  # text chunks may come after the pixels
-            text = getattr(image, "text", {}).get(KEY)
+        # not `Image.open`, which refuses large grids: their pixels are not looked at
+        with PngImagePlugin.PngImageFile(path) as image:
+            text = image.info.get(KEY)
+            if text is None and image.width * image.height <= (Image.MAX_IMAGE_PIXELS or 0):
+                text = image.text.get(KEY)  # reads on, behind the pixels
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"cannot read {path} as a PNG: {error}") from None
     try:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from undye.data.pixels import to_uint8
 from undye.denoiser import Denoiser
-from undye.device import fitting_batch, is_out_of_memory
+from undye.device import is_out_of_memory
 from undye.diffusion.score import sigma_at
 from undye.diffusion.variance import LEARNED
 from undye.errors import UserError
@@ -22,6 +22,7 @@ from undye.precision import at_least_single, network_in
 from undye.samplers import SAMPLERS, DenoiserLike, SampleNoise, Sampler, Step
 from undye.samplers.base import pairs
 from undye.samplers.defaults import choose
+from undye.samplers.fitting import fitting_batch
 from undye.samplers.guidance import ClassifierGuided, Conditioned, Gradient, Thresholded, check_guidance, class_labels
 
 T = TypeVar("T")
@@ -144,8 +145,9 @@ def walks(
     Raises:
         UserError: as `sample`; or if there is not enough memory for a single image.
     """
+    check_request(denoiser, request)
     size, start, (_, times) = batch_size(denoiser, request), 0, plan(denoiser, request)
-    while start < request.n or start == 0:
+    while start < request.n:
         part = request.part(start, min(start + size, request.n))
 
         def tick(done: int, total: int, before: int = start, count: int = part.n) -> None:
@@ -217,6 +219,9 @@ def batches(
 
 def check_request(denoiser: Denoiser, request: SampleRequest) -> None:
     """Raise a UserError if the numbers of a request are out of range, or its labels not the model's."""
+    for name in ("n", "steps", "seed", "first_index", "batch_size"):
+        if (number := getattr(request, name)) is not None and not isinstance(number, int | np.integer):
+            raise UserError(f"{name} is a whole number, not {number!r}")
     if request.n < 1:
         raise UserError(f"the number of images must be at least 1, got {request.n}")
     if not 0 <= request.seed < 2**63 or request.first_index < 0:
@@ -231,7 +236,7 @@ def batch_size(denoiser: Denoiser, request: SampleRequest) -> int:
         UserError: for less than one.
     """
     if request.batch_size is None:
-        return fitting_batch(denoiser.config.image_size, next(denoiser.parameters(), torch.empty(0)).device)
+        return fitting_batch(denoiser)
     if request.batch_size < 1:
         raise UserError(f"the batch size must be at least 1, got {request.batch_size}")
     return request.batch_size

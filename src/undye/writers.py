@@ -1,7 +1,7 @@
 """Samples to files as they are finished: one PNG each, a grid, an array. Every file is whole or not there."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +48,9 @@ class FolderWriter(Writer):
         """Where sample `number` is."""
         return self.path / f"{number:06d}.png"
 
-    def present(self) -> Path | None:
-        """One of the samples that are there already; None if there is none."""
-        return next((f for i in range(self.n) if (f := self.file(i)).exists()), None)
+    def present(self) -> Iterator[tuple[int, Path]]:
+        """The samples that are there already, and their numbers."""
+        return ((i, f) for i in range(self.n) if (f := self.file(i)).exists())
 
     def missing(self) -> list[range]:
         """The samples that are not there yet, as runs of numbers."""

@@ -31,6 +31,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.fromarray(colour[0]).save(folder / "c.png")
     Image.fromarray(colour[0].repeat(3, 0).repeat(3, 1)).save(folder / "large.png")
     Image.fromarray(HOLE).save(folder / "mask.png")
+    Image.merge("LA", [Image.fromarray(HOLE), Image.fromarray(255 - HOLE)]).save(folder / "clear.png")
     Image.fromarray(HOLE).convert("1").save(folder / "mask1.png")
     Image.fromarray(HOLE[:, 1:]).save(folder / "narrow.png")
     Image.fromarray(HOLE * 0).save(folder / "black.png")
@@ -186,6 +187,7 @@ BAD = {
         "the mask is 8x11, the images are 8x12",
     ),
     "unreadable mask": ("inpaint grey g0.png --mask broken.png --out O.png", "cannot read the mask"),
+    "a transparent mask": ("inpaint grey g0.png --mask clear.png --out O.png", "clear.png is transparent in parts"),
     "black mask": ("inpaint grey g0.png --mask black.png --out O.png", "nothing to fill"),
     "no image": ("img2img grey --out O.png", "give images to edit"),
     "two sources": ("img2img grey g0.png --data grey.npz --out O.png", "one or the other"),

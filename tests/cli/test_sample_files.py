@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from undye.checkpoint.native import save
 from undye.cli.main import main
 from undye.config import CompactConfig, ModelConfig
 from undye.config_grids import OptimisedGrid
 from undye.denoiser import Denoiser
+from undye.errors import UserError
+from undye.networks.compact import CompactUNet
 from undye.provenance import KEY, read_provenance
 
 
@@ -49,6 +52,73 @@ def fails(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     assert err.startswith("undye: error: ")
     assert len(err.splitlines()) == 1
     return err
+
+
+def test_a_folder_holds_the_classes_that_it_was_begun_with(model, tmp_path, capsys):
+    folder = str(tmp_path / "all")
+    args = ["sample", str(model), "--steps", "2", "--out", folder, "--resume"]
+    assert main([*args, "--n", "4", "--label", "all"]) == 0
+    (tmp_path / "all" / "000000.png").unlink()  # the first that is there is another class's
+    for label in (["--label", "1"], [], ["--label", "b"]):
+        assert "other settings" in fails(capsys, *args, "--n", "6", *label)
+    assert main([*args, "--n", "6", "--label", "all"]) == 0
+    found = [read_provenance(f)["label"] for f in sorted((tmp_path / "all").iterdir())]
+    assert found == [[0], [1], [2], [0], [1], [2]]
+    one = str(tmp_path / "one")
+    assert main([*args[:-2], one, "--n", "1", "--label", "b"]) == 0
+    assert "other settings" in fails(capsys, *args[:-2], one, "--resume", "--n", "3", "--label", "c")
+    assert main([*args[:-2], one, "--resume", "--n", "3", "--label", "1"]) == 0
+
+
+@pytest.mark.parametrize("out", ["x.png", "x.npz", "folder/", "film.gif"])
+def test_a_place_that_cannot_be_written_to_is_found_first(model, capsys, monkeypatch, out):
+    monkeypatch.setattr(CompactUNet, "forward", lambda *_: pytest.fail("the network was asked"))
+    flag = "--film" if out == "film.gif" else "--out"
+    said = fails(capsys, "sample", str(model), "--label", "1", flag, f"/proc/{out}")
+    assert "/proc cannot be written to" in said
+
+
+def test_more_samples_than_the_memory_holds(model, tmp_path, capsys):
+    for label in ("all", "1"):
+        for more in (["--out", "x.png"], ["--film", "x.gif"], ["--out", "x.npz"]):
+            args = ["sample", str(model), "--n", str(10**12), "--label", label, "--steps", "1"]
+            assert "GB of memory" in fails(capsys, *args, more[0], str(tmp_path / more[1]))
+    assert "GB of memory" in fails(capsys, *args, "--out", str(tmp_path / "folder"))
+
+
+@pytest.mark.parametrize("words", ["before the pixels", "after the pixels"])
+def test_a_picture_too_large_to_be_decoded_says_how_it_was_made(tmp_path, words):
+    """Text behind the pixels is not looked for: that would be to decode them."""
+    info = PngInfo()
+    info.add_itxt(KEY, json.dumps({"command": "sample"}))
+    path = tmp_path / "large.png"
+    Image.new("1", (14_000, 13_000)).save(path, pnginfo=info)
+    if words == "after the pixels":
+        whole = path.read_bytes()
+        at = whole.index(b"iTXt") - 4
+        length = int.from_bytes(whole[at : at + 4], "big") + 12
+        end = whole.index(b"IEND") - 4
+        path.write_bytes(whole[:at] + whole[at + length : end] + whole[at : at + length] + whole[end:])
+        with pytest.raises(UserError, match="does not say how it was made"):
+            read_provenance(path)
+    else:
+        assert read_provenance(path) == {"command": "sample"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--sampler ddmi", "--sampler is never 'ddmi': did you mean ddim? choose from ancestral, ddim, dpm++2m, "),
+        ("--grid karas", "--grid is never 'karas': did you mean karras? choose from cosine, karras, "),
+        ("--dtype int3", "--dtype is never 'int3': choose from float32, bfloat16, float16 "),
+        ("--guidance-interval 3", "--guidance-interval takes 2 values, got 1"),
+    ],
+)
+def test_words_that_a_flag_does_not_know(capsys, flags, says):
+    said = fails(capsys, "sample", "m", "--out", "x.png", *flags.split())
+    assert says in said
+    assert "None" not in said
+    assert "[bold]" not in said
 
 
 def pixels(path: Path) -> np.ndarray:

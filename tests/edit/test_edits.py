@@ -172,18 +172,19 @@ def test_slerp():
 
 def test_between_samples():
     """The ends are the samples themselves."""
-    out = undye.interpolate_samples(MODEL, 2, 5, points=3, steps=6, seed=3)
-    assert out.shape == (3, 8, 12, 3)
-    for end, number in ((0, 2), (2, 5)):
-        sample = undye.sample(MODEL, 1, "ddim", 6, seed=3, grid="uniform", first_index=number)
-        assert near(out[end : end + 1], sample)
+    for sampler in ("ddim", "unipc"):
+        out = undye.interpolate_samples(MODEL, 2, 5, points=3, sampler=sampler, steps=6, seed=3)
+        assert out.shape == (3, 8, 12, 3)
+        for end, number in ((0, 2), (2, 5)):
+            sample = undye.sample(MODEL, 1, sampler, 6, seed=3, first_index=number)
+            assert near(out[end : end + 1], sample)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ancestral", "heun"])
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral", "heun", "unipc"])
 def test_progressive_ends_in_the_sample(sampler):
     frames = undye.progressive(MODEL, 3, 4, sampler=sampler, steps=8, seed=2, batch_size=2)
     assert len(frames) == 4
-    assert near(frames[-1], undye.sample(MODEL, 3, sampler, 8, seed=2, grid="uniform"))
+    assert near(frames[-1], undye.sample(MODEL, 3, sampler, 8, seed=2))
     assert not near(frames[0], frames[-1])
 
 

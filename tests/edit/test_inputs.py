@@ -58,6 +58,11 @@ ERRORS = {
     "label": (lambda: undye.img2img(MODEL, FOUR, label=1), r"trained without labels"),
     "label range": (lambda: undye.img2img(LABELLED, images(1, 1), label=3), r"labels must lie in 0..2"),
     "guidance": (lambda: undye.img2img(LABELLED, images(1, 1), guidance=2.0), r"guidance needs a label"),
+    "guidance without classes": (lambda: undye.img2img(MODEL, FOUR, guidance=2.0), r"no class to guide it to"),
+    "one mask of several is empty": (
+        lambda: undye.inpaint(MODEL, FOUR, np.stack([HOLE, HOLE, HOLE & ~HOLE, HOLE])), r"mask 2 has nothing to fill"
+    ),
+    "a mask of no size": (lambda: undye.inpaint(MODEL, FOUR, np.array(1, np.uint8)), r"the mask is a single number"),
     "pairs": (lambda: undye.interpolate(MODEL, FOUR, FOUR[:3]), r"in pairs: got 4 first and 3 second"),
     "points": (lambda: undye.interpolate(MODEL, FOUR, FOUR, points=1), r"at least 2 points"),
     "time": (lambda: undye.interpolate(MODEL, FOUR, FOUR, t=41), r"time t must lie in 1..40 .*, got 41"),

@@ -119,6 +119,24 @@ def test_moments_approach_the_datas_as_steps_grow(sampler):
     assert fine < coarse / (1.6 if isinstance(sampler, Langevin | DPM2MSDE) else 2)
 
 
+@pytest.mark.parametrize(("kind", "exact"), [("learned", True), ("fixed_small", False), ("fixed_large", False)])
+def test_with_the_best_variance_a_chain_of_four_steps_has_the_right_moments(kind, exact):
+    """Each reverse step of a Gaussian is Gaussian: its mean and variance are all there is to know, but for the last."""
+    mean, std = torch.tensor([[[0.4, -0.2]]], dtype=torch.float64), 0.3
+    schedule, grid = NoiseSchedule.named("cosine", 4), torch.arange(4, -1, -1)
+    oracle = GaussianMixtureOracle(schedule, [1], mean[None], stds=[std], variance="learned")
+    a2, d = schedule.log_alpha_bar_at(grid[:1]).exp(), 2
+    x_T = a2.sqrt() * mean.expand(1 + d + 3 * d, *mean.shape).clone()
+    x_T[1 : 1 + d] += (a2 * std**2 + 1 - a2).sqrt() * torch.eye(d).view(d, *mean.shape)
+    *_, before, _ = Ancestral(variance=kind).steps(oracle, x_T, grid, UnitNoise(1 + d))
+    columns = (before.x[1:] - before.x[0]).flatten(1)
+    a2 = schedule.log_alpha_bar_at(torch.tensor([before.s])).exp()
+    torch.testing.assert_close(before.x[0], a2.sqrt() * mean, rtol=1e-9, atol=1e-9)
+    right, got = (a2 * std**2 + 1 - a2) * torch.eye(d), columns.T @ columns
+    assert torch.allclose(got, right, rtol=1e-9) is exact
+    assert exact or (got - right).abs().max() > 0.01 * right.max()
+
+
 def test_the_sde_solvers_moments_are_of_second_order():
     """Where ancestral sampling, which is the same without the slope, is of first order."""
     steps = (32, 64, 128)
@@ -266,6 +284,18 @@ ORDERS = {
 }
 every_ode_sampler = pytest.mark.parametrize(("sampler", "order"), ORDERS.values(), ids=ORDERS)
 STEPS, FINE = (49, 65, 81, 97), (129, 161, 193, 225)
+
+
+def test_every_sampler_without_noise_has_its_order_here():
+    """rk45 keeps to a tolerance instead, below."""
+
+    def draws(sampler) -> bool:
+        noise = CountedNoise()
+        final(sampler.steps(GAUSSIAN, torch.zeros(1, 1, 1, 2, dtype=torch.float64), even(5), noise))
+        return noise.calls > 0
+
+    ordered = {sampler.name for sampler, _ in ORDERS.values()}
+    assert {name for name, cls in SAMPLERS.items() if not draws(cls())} - ordered == {"rk45"}
 
 
 def to_the_last_level(sampler, oracle, x_T: Tensor, steps: int, rho: float) -> tuple[Tensor, float]:

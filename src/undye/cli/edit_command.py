@@ -139,18 +139,13 @@ def finish(
 
 
 def _check_memory(edit: Edit, denoiser: "Denoiser", images: int, only: Place | None) -> None:
-    """Raise a UserError for more results than the memory can hold, before it is full: the system would end us."""
-    import psutil
+    """Raise a UserError for more results than the memory can hold."""
+    from undye.cli.memory import check_memory
 
     count = edit.columns * (edit.rows(images) if only is None else 1)
     height, width, channels = model_shape(denoiser)
     # what goes in and what comes out, in float32, are in memory together
-    need, have = 8 * count * height * width * channels, psutil.virtual_memory().total
-    if need > have:
-        raise UserError(
-            f"{count:,} results of {height}x{width} need at least {need / 1e9:,.0f} GB of memory, and there are "
-            f"{have / 1e9:,.0f}: ask for fewer at a time"
-        )
+    check_memory(count, 8 * height * width * channels, f"results of {height}x{width}")
 
 
 def record(

@@ -12,7 +12,7 @@ from undye.cli.edit_options import ImageOptions
 from undye.data import load_images
 from undye.data.arrays import load_array_file
 from undye.data.colour import BadImageError, has_colour, to_channels
-from undye.data.decode import read_header, read_pixels
+from undye.data.decode import is_transparent, read_header, read_pixels
 from undye.edit.inputs import as_fill, show
 from undye.errors import UserError
 
@@ -184,7 +184,12 @@ def read_fill(path: Path) -> np.ndarray:
         mask = np.array(load_array_file(path)[0])
         return as_fill(mask[..., 0] if mask.ndim == 4 and mask.shape[3] == 1 else mask)
     try:
-        return as_fill(to_channels(read_pixels(path, read_header(path).size), 1)[..., 0])
+        pixels = read_pixels(path, read_header(path).size)
+        if is_transparent(path):
+            raise UserError(
+                f"the mask {path} is transparent in parts: give an opaque one, white where it is to be filled"
+            )
+        return as_fill(to_channels(pixels, 1)[..., 0])
     except BadImageError as error:
         raise UserError(f"cannot read the mask {path}: {error}") from None
 

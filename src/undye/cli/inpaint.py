@@ -28,7 +28,7 @@ class InpaintArgs(ImageOptions):
     steps: int | None = None
     """Steps of the grid, before resampling (50)."""
     jump: int = 2
-    """Steps that a resampling goes back up."""
+    """Steps that a resampling goes back up; where a grid has no room for that there is none."""
     resamplings: int = 5
     """How often each stretch of `jump` steps is walked: network calls grow with it; 1 is no resampling."""
 

@@ -129,14 +129,13 @@ class InterpolateSamples(Edit):
     @classmethod
     def of(cls, a: InterpolateArgs, denoiser: "Denoiser") -> "InterpolateSamples":
         """What the flags come to."""
-        from undye.edit.grid import times_from
         from undye.edit.interpolate import way_points
+        from undye.sampling import SampleRequest, plan
 
         assert a.samples is not None
-        num_steps = denoiser.schedule.num_steps
+        sampler, times = plan(denoiser, SampleRequest(n=2, sampler=a.sampler or "ddim", steps=a.steps))
         return cls(
-            samples=a.samples, points=exact(way_points(a.points)),
-            times=exact(times_from(num_steps, num_steps, a.steps)), sampler=SamplerName.of(a.sampler or "ddim"),
+            samples=a.samples, points=exact(way_points(a.points)), times=exact(times), sampler=SamplerName.of(sampler),
             **steering(a, denoiser),
         )  # fmt: skip
 

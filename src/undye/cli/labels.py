@@ -1,6 +1,12 @@
 """Classes on the command line: by number or name."""
 
+from typing import TYPE_CHECKING
+
 from undye.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Int64
 
 EACH = "all"
 """Every class in turn: image i is of class i modulo their number."""
@@ -25,13 +31,16 @@ def class_number(text: str, names: tuple[str, ...] | None, num_classes: int | No
     raise UserError(f"no class {text!r}: choose from {known}")
 
 
-def class_numbers(text: str, names: tuple[str, ...] | None, num_classes: int | None, n: int) -> list[int] | None:
-    """The class of each of `n` images: one for all, or every class in turn.
+def class_numbers(
+    text: str, names: tuple[str, ...] | None, num_classes: int | None, n: int
+) -> "int | Int64[np.ndarray, ' n'] | None":
+    """The class of `n` images: one for all, or every class in turn.
 
     Raises:
         UserError: as `class_number`.
     """
     if text == EACH and num_classes is not None and EACH not in (name.lower() for name in names or ()):
-        return [i % num_classes for i in range(n)]
-    number = class_number(text, names, num_classes)
-    return None if number is None else [number] * n
+        import numpy as np
+
+        return np.arange(n) % num_classes
+    return class_number(text, names, num_classes)

@@ -1,5 +1,6 @@
 """Arguments to dataclasses, through tyro, in the same manner for every command."""
 
+import difflib
 import io
 import re
 from contextlib import redirect_stderr, redirect_stdout
@@ -46,9 +47,25 @@ def _message(box: str) -> str:
         return f"unknown option {match[1].strip()!r}" + (f": did you mean {hint[1]}?" if hint else "")
     if match := re.search(r"Missing from [^:]+: (\S+)", text):
         return f"{match[1]} is missing"
+    if match := re.search(r"invalid choice '(.*?)' for argument '([^']+)'\. Expected one of \((.*?),?\)", text):
+        return _no_choice(*match.groups())
+    if match := re.search(
+        r"Error parsing ([^:]+): .*input length (\d+) did not match expected argument count (\d+)", text
+    ):
+        return f"{match[1]} takes {match[3]} values, got {match[2]}"
     if match := re.search(r"Error parsing (.+?)(?= Argument helptext| For full|$)", text):
         return f"cannot read {match[1].strip()}"
     text = re.sub(
         r"^(?:Invalid choice|Missing argument|Value error|Parsing error) ", "", text.split(" For full helptext")[0]
     )
     return text[:1].lower() + text[1:].rstrip(".")
+
+
+def _no_choice(given: str, flag: str, choices: str) -> str:
+    """A word that is none of a flag's, and the one that may have been meant."""
+    known = re.findall(r"'([^']*)'", choices)
+    if "None" in known:  # the flag may be left out; then they come as a set, in any order
+        known = sorted(word for word in known if word != "None")
+    near = difflib.get_close_matches(given, known, n=1)
+    meant = f": did you mean {near[0]}?" if near else ":"
+    return f"{flag} is never {given!r}{meant} choose from {', '.join(known)}"

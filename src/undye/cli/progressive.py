@@ -56,7 +56,7 @@ class Progressive(Edit):
         from undye.sampling import SampleRequest, plan
 
         n = 8 if a.n is None else a.n
-        sampler, times = plan(denoiser, SampleRequest(n=n, sampler=a.sampler, steps=a.steps, grid="uniform"))
+        sampler, times = plan(denoiser, SampleRequest(n=n, sampler=a.sampler, steps=a.steps))
         return cls(n=n, frames=a.frames, times=exact(times), sampler=SamplerName.of(sampler), **steering(a, denoiser))
 
     def shape(self, denoiser: "Denoiser") -> None:

@@ -13,6 +13,8 @@ from undye.cli.settings import Set, joined
 from undye.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     import torch
 
@@ -211,6 +213,8 @@ class _Task:
         denoiser, source = open_source(source, device, "" if said is None else a.like, a.model)
         if said is not None:
             note_another(said, source, a.like)
+        if found is None:
+            _check_memory(a, denoiser)
         request = _request(a, denoiser) if found is None else request_in(found, a.batch_size)
         if source.runtime != "pytorch" and request.dtype != "float32":
             raise UserError("--dtype is for PyTorch: leave it or --runtime out")
@@ -233,7 +237,7 @@ class _Task:
             return [str(self.request.first_index + i) for i in range(self.request.n)]
         return [names[k] if names else str(k) for k in labels]
 
-    def check_same(self, present: Path | None) -> None:
+    def check_same(self, present: "Iterator[tuple[int, Path]]") -> None:
         """Make sure that a folder to go on with has samples of this kind.
 
         Raises:
@@ -242,8 +246,9 @@ class _Task:
         from undye.cli.sample_like import same_settings
         from undye.provenance import read_provenance
 
-        if present is not None and not same_settings(read_provenance(present), self.provenance(range(1))):
-            raise UserError(f"{present} was made by another model or with other settings: give another folder")
+        for number, path in present:
+            if not same_settings(read_provenance(path), self.provenance(range(number, number + 1))):
+                raise UserError(f"{path} was made by another model or with other settings: give another folder")
 
 
 def _computed(denoiser: "Denoiser", source: "ModelSource", device: "torch.device") -> "Denoiser":
@@ -269,6 +274,19 @@ def _computed(denoiser: "Denoiser", source: "ModelSource", device: "torch.device
     channels = 1 if config.channels == 1 else 3
     images = load_images(source.calibration, image_size=config.image_size, channels=channels, labels="none")
     return accelerated(denoiser, precision="int8", calibration=images.images(np.arange(min(256, len(images)))))
+
+
+def _check_memory(a: SampleArgs, denoiser: "Denoiser") -> None:
+    """Raise a UserError for more samples than can be; in a folder they need not fit the memory."""
+    from undye.cli.memory import check_memory
+    from undye.pictures import kind_of
+
+    height, width, channels = *denoiser.config.image_size, denoiser.config.channels
+    states = a.frames + 2 if a.film else 1
+    together = a.film or (a.out and kind_of(a.out) != "folder")
+    # in parts and joined, and the sheet; of a folder only what says which there are
+    each = 3 * states * height * width * channels if together else 8
+    check_memory(a.n, each, f"samples of {height}x{width}")
 
 
 def _request(a: SampleArgs, denoiser: "Denoiser") -> "SampleRequest":

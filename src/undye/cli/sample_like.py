@@ -138,8 +138,8 @@ def request_in(found: Provenance, batch_size: int | None) -> SampleRequest:
 
 
 def same_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two pictures' samples belong to one set: made in the same manner, whatever their numbers."""
-    apart = ("command", "n", "first_index", "label", "undye", "torch", "model")
+    """Whether two pictures' samples belong to one set: made in the same manner, with the classes that they have."""
+    apart = ("command", "n", "first_index", "undye", "torch", "model")
     first, second = (json.loads(json.dumps({k: v for k, v in x.items() if k not in apart})) for x in (a, b))
     return first == second
 

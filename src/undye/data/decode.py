@@ -75,6 +75,19 @@ def read_pixels(
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
+def is_transparent(file: Path) -> bool:
+    """Whether any pixel of an image is not opaque.
+
+    Raises:
+        BadImageError: as `read_pixels`.
+    """
+    try:
+        with _open(file) as image:
+            return image.has_transparency_data and bool((np.asarray(image.convert("RGBA"))[..., 3] < 255).any())
+    except Exception as error:
+        raise BadImageError(reason(error)) from error
+
+
 def reason(error: Exception) -> str:
     """One line for the report. Pillow's readers let out all kinds of errors on damaged files, hence the broad catch."""
     match error:

@@ -54,11 +54,12 @@ def check_mask(mask: np.ndarray, images: UInt8[np.ndarray, "n h w c"]) -> Bool[T
     """
     n, height, width = images.shape[:3]
     if mask.shape not in ((height, width), (n, height, width)):
-        size = "x".join(map(str, mask.shape))
+        size = "x".join(map(str, mask.shape)) or "a single number"
         raise UserError(f"the mask is {size}, the images are {height}x{width}: give a mask of exactly that size")
     fill = np.broadcast_to(as_fill(mask), (n, height, width))
-    if not fill.reshape(n, -1).any(1).all():
-        raise UserError("the mask has nothing to fill: white is what is to be filled, black is kept")
+    if (empty := ~fill.reshape(n, -1).any(1)).any():
+        which = "the mask" if mask.ndim == 2 else f"mask {int(empty.argmax())}"
+        raise UserError(f"{which} has nothing to fill: white is what is to be filled, black is kept")
     return torch.from_numpy(np.array(fill))[:, None]
 
 

@@ -18,6 +18,7 @@ from undye.edit.job import Common, Job, blank
 from undye.errors import UserError
 from undye.samplers import DDIM, DenoiserLike, Noise, SampleNoise, Sampler, final
 from undye.samplers.inversion import invert
+from undye.sampling import SampleRequest, plan
 
 INVERSION_ITERATIONS = 3
 """Fixed-point corrections of each step of the inversion, a network call each."""
@@ -127,8 +128,8 @@ def interpolate_samples(
 ) -> UInt8[np.ndarray, "p h w c"]:
     """Images on the way from one sample to another: slerp between their x_T.
 
-    With a deterministic sampler the ends are what `undye.sample` gives for the sampler, seed, number of steps and the
-    uniform grid: images number `first` and `second`.
+    With a deterministic sampler the ends are what `undye.sample` gives for the sampler, seed and number of steps:
+    images number `first` and `second`.
 
     Args:
         denoiser: the model.
@@ -136,7 +137,7 @@ def interpolate_samples(
         second: number of another.
         points: how many images on the way, the two ends among them; or where on it each is, from 0 (first) to 1.
         sampler: its name or a Sampler object; a random one draws the same noise for all points.
-        steps: network calls from T; None: 50.
+        steps: of the sampler's own grid; None: its own number.
         times: in place of steps: the falling times themselves, from T to 0.
         **common: seed (as `undye.sample`), label (one for all points), guidance, batch_size, ..., see
             `undye.edit.job.Common`.
@@ -150,8 +151,7 @@ def interpolate_samples(
     weight = way_points(points)
     if min(first, second) < 0:
         raise UserError(f"samples are numbered from 0, got {min(first, second)}")
-    num_steps = denoiser.schedule.num_steps
-    grid, down = times_from(num_steps, num_steps, steps, times), named_sampler(sampler, denoiser)
+    down, grid = plan(denoiser, SampleRequest(n=2, sampler=sampler, steps=steps, times=times))
     job = Job(denoiser=denoiser, keys=[(0, 0)] * len(weight), calls=calls_of(down, denoiser, grid), **common)
     check_seed(job.seed)
     a, b = (SampleNoise(job.seed, [k])(blank(denoiser, 1)).expand(len(weight), -1, -1, -1) for k in (first, second))

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from undye.denoiser import Denoised, Denoiser
-from undye.device import fitting_batch, is_out_of_memory
+from undye.device import is_out_of_memory
 from undye.edit.inputs import check_seed
 from undye.edit.noise import EditNoise
 from undye.errors import UserError
 from undye.precision import at_least_single
 from undye.samplers import DenoiserLike
+from undye.samplers.fitting import fitting_batch
 from undye.samplers.guidance import Conditioned, class_labels
 from undye.sharding import shared_rows
 from undye.world import World
@@ -123,7 +124,7 @@ class Job:
         """Some of the results; the progress is told as if the others were as far."""
         # a model without weights (a user's own module may be one) computes in float32 on the CPU
         weights = next(self.denoiser.parameters(), torch.empty(0))
-        size = self.batch_size or fitting_batch(self.denoiser.config.image_size, weights.device)
+        size = self.batch_size or fitting_batch(self.denoiser)
         start, share, total = rows.start, len(self.keys) / len(rows), len(self.keys) * self.calls
         results, was_training = list[Tensor](), self.denoiser.training
         self.denoiser.eval()
@@ -160,6 +161,8 @@ class Job:
     def _labels(self) -> Tensor | None:
         """A label for each result."""
         if self.label is None:
+            if self.guidance != 1.0 and self.denoiser.config.num_classes is None:
+                raise UserError("this model was trained without labels: there is no class to guide it to")
             if self.guidance != 1.0:
                 raise UserError("guidance needs a label: it strengthens the class that you ask for")
             return None

@@ -27,7 +27,7 @@ def progressive(
     *,
     sampler: str | Sampler = "ddim",
     steps: int | None = None,
-    grid: str = "uniform",
+    grid: str | None = None,
     times: Sequence[float] | None = None,
     **common: Unpack[Common],
 ) -> list[UInt8[np.ndarray, "n h w c"]]:
@@ -39,7 +39,7 @@ def progressive(
         frames: predictions shown, evenly spread over the steps, at most one for each.
         sampler: its name or a Sampler object.
         steps: steps of the grid; None: the sampler's own number.
-        grid: how the steps are spread over the times.
+        grid: how the steps are spread over the times; None: as fits the sampler.
         times: in place of steps and grid: the falling times themselves, from T to 0.
         **common: seed (as `undye.sample`), label, guidance, batch_size, ..., see `undye.edit.job.Common`.
 
@@ -54,7 +54,7 @@ def progressive(
         raise UserError(f"progressive generation needs at least 2 frames, the first and the last, got {frames}")
     world, progress = common.pop("world", None), common.pop("progress", None)
     request = SampleRequest(
-        n=n, sampler=sampler, steps=steps, grid=None if times is not None else grid, times=times,
+        n=n, sampler=sampler, steps=steps, grid=grid, times=times,
         **common,  # pyrefly: ignore - all that is left in it is a request's
     )  # fmt: skip
     check_request(denoiser, request)

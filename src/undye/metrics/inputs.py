@@ -14,6 +14,7 @@ from undye.device import default_batch
 from undye.diffusion.variance import LEARNED, VARIANCES
 from undye.errors import UserError
 from undye.samplers import DenoiserLike
+from undye.samplers.fitting import fitting_batch
 from undye.samplers.guidance import Conditioned, class_labels
 
 Images = np.ndarray | Tensor
@@ -60,11 +61,12 @@ class Inputs:
             return denoiser
         return Conditioned(denoiser, self.label[rows].to(self.device))
 
-    def batch_size(self, asked: int | None) -> int:
+    def batch_size(self, denoiser: DenoiserLike, asked: int | None) -> int:
         """How many images to put through the network at a time."""
         if asked is not None and asked < 1:
             raise UserError(f"the batch size must be at least 1, got {asked}")
-        return asked or default_batch(self.x_0.shape[2], self.x_0.shape[3])
+        most = default_batch(self.x_0.shape[2], self.x_0.shape[3])
+        return asked or (min(most, fitting_batch(denoiser)) if isinstance(denoiser, Denoiser) else most)
 
 
 def check_inputs(denoiser: DenoiserLike, images: Images, label: int | Sequence[int] | np.ndarray | None) -> Inputs:

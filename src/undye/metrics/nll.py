@@ -157,7 +157,7 @@ def bits_per_dim(
     kind = variance or denoiser.config.variance
     check_variance(denoiser, kind)
     terms = _Terms.empty(len(inputs), denoiser.schedule.num_steps)
-    size = inputs.batch_size(batch_size)
+    size = inputs.batch_size(denoiser, batch_size)
     each = len(times) - 1 if draws is None else min(draws, (len(times) - 2) * draws) + 1
     done, total = 0, each * len(inputs)
     # a whole number of batches at a time: lists of all (image, t) would be as large as the answer

@@ -93,7 +93,7 @@ def ode_bits_per_dim(
     """
     inputs = check_inputs(denoiser, images, label)
     check_settings(denoiser.schedule, trace, repeats, tolerance, sigma_min)
-    total, calls, size = np.zeros((repeats, len(inputs))), 0, inputs.batch_size(batch_size)
+    total, calls, size = np.zeros((repeats, len(inputs))), 0, inputs.batch_size(denoiser, batch_size)
     with evaluating(denoiser):
         for k in range(repeats):
             for start in range(0, len(inputs), size):

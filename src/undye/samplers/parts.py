@@ -7,8 +7,9 @@ from jaxtyping import Float, Int64, Real
 from torch import Tensor
 
 from undye.denoiser import Denoised, Denoiser
-from undye.device import fitting_batch, is_out_of_memory
+from undye.device import is_out_of_memory
 from undye.errors import UserError
+from undye.samplers.fitting import fitting_batch
 from undye.samplers.guidance import Conditioned
 
 
@@ -23,8 +24,7 @@ class InParts:
     def __init__(self, denoiser: Denoiser, label: Int64[Tensor, " b"] | None = None):
         self.denoiser, self.label = denoiser, label
         self.config, self.schedule, self.process = denoiser.config, denoiser.schedule, denoiser.process
-        weights = next(denoiser.parameters(), torch.empty(0))
-        self.size = fitting_batch(denoiser.config.image_size, weights.device)
+        self.size = fitting_batch(denoiser)
 
     def __call__(self, x_t: Float[Tensor, "b c h w"], t: Real[Tensor, " b"], /) -> Denoised:
         """What the model says.
