@@ -1,3 +1,4 @@
+import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -69,6 +70,13 @@ def test_var_fraction_comes_from_the_upper_channels():
 def test_labels_out_of_range(label):
     with pytest.raises(ValueError, match=r"0\.\.4"):
         model(num_classes=5)(torch.randn(2, 3, 4, 4), torch.tensor([3, 7]), torch.tensor(label))
+
+
+def test_labels_of_another_number(monkeypatch):
+    """A network would spread one label over all images, without a word."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # without the checks that only tests make
+    with pytest.raises(ValueError, match="each of the 2 images, got 1"):
+        model(num_classes=5)(torch.randn(2, 3, 4, 4), torch.tensor([3, 7]), torch.tensor([1]))
 
 
 def test_no_labels_without_classes():

@@ -125,7 +125,7 @@ class Denoiser(nn.Module):
                 a device that cannot compute so.
             ValueError: for labels that are not the model's.
         """
-        self._check(label, len(x_t))
+        self._check(label, x_t)
         value = self._ask_network(x_t, self.time_input(t, x_t), label).to(x_t.dtype)
         if self.config.variance not in LEARNED:
             return value, None
@@ -145,7 +145,7 @@ class Denoiser(nn.Module):
             where, what = x_t.device.type, str(own).removeprefix("torch.")
             raise UserError(f"this network cannot compute in {what} on the {where} ({error}): use .float()") from None
 
-    def _check(self, label: Tensor | None, n: int) -> None:
+    def _check(self, label: Tensor | None, x_t: Tensor) -> None:
         """Raise unless these labels, or none, are what the model takes."""
         classes, null = self.config.num_classes, self.config.null_label
         if label is None:
@@ -153,8 +153,8 @@ class Denoiser(nn.Module):
                 raise UserError(f"this model knows no null label: give it the class of each image, 0..{classes - 1}")
         elif classes is None:
             raise ValueError("this model is unconditional: it takes no label")
-        elif len(label) != n:
-            raise ValueError(f"give a label for each of the {n} images, got {len(label)}")
+        elif len(label) != len(x_t):
+            raise ValueError(f"give a label for each of the {len(x_t)} images, got {len(label)}")
         elif not bool(((label >= 0) & (label < classes + null)).all()):
             raise ValueError(f"labels must lie in 0..{classes - 1}" + (f" ({classes}: none)" if null else ""))
 

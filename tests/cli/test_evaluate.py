@@ -206,7 +206,10 @@ def test_wrong_calls(place, tmp_path, monkeypatch, capsys, args, says):
         (["made.npz", "dark.npz", "--out", "x.txt"], ".json"),
         (["model", "dark.npz", "--metrics", "kid", "nll"], "dark.npz holds images: leave it out, or compare"),
         (["model", "dark.npz", "--metrics", "kid", "rate-distortion"], "dark.npz holds images: leave it out"),
-        (["model", "model", "--metrics", "fit"], "'rate-distortion', 'ode', 'memorization', 'fid'"),
+        (
+            ["model", "model", "--metrics", "fit"],
+            "did you mean fid? choose from nll, rate-distortion, ode, memorization, fid",
+        ),
         (["model", "model", "--metrics", "fid", "--draws", "3"], "--draws is for the metric nll"),
         (["model", "model", "--metrics", "fid", "--exact"], "--exact is for the metrics nll, rate-distortion"),
         (["model", "model", "--metrics", "kid", "nll", "--sigma-min", "1"], "--sigma-min is for the metric ode"),

@@ -65,7 +65,7 @@ class _Program(Denoiser):
         """What there is of x_0, eps, var_fraction and log_var_offset, in this order."""
         return outputs_of(super().forward(x_t, t, label))
 
-    def _check(self, label: Tensor | None, n: int) -> None:
+    def _check(self, label: Tensor | None, x_t: Tensor) -> None:
         """A program has no errors to raise."""
 
 
