@@ -426,13 +426,13 @@ def test_what_they_say_that_undye_cannot_do(good, tmp_path, file, changes, says)
 
 
 @pytest.mark.parametrize("victim", [UNET, SCHEDULER, "unet/diffusion_pytorch_model.safetensors"])
-def test_two_thousand_damaged_files(good, tmp_path, victim):
+def test_damaged_files(good, tmp_path, victim, ways):
     """Bytes changed, cut off, doubled, put in: a clear error or a model, never another exception."""
     folder = tmp_path / "m"
     shutil.copytree(good, folder)
     whole, rng, messages = (good / victim).read_bytes(), np.random.default_rng(7), []
     head = min(len(whole), 3000)  # where a file says what it is
-    for _ in range(2000):
+    for _ in range(ways):
         data = bytearray(whole)
         match rng.integers(5):
             case 0:
@@ -454,7 +454,7 @@ def test_two_thousand_damaged_files(good, tmp_path, victim):
             undye.load(folder)
         except undye.UserError as error:
             messages.append(str(error))
-    assert len(messages) > 500
+    assert len(messages) > ways / 4
     assert not any("\n" in message for message in messages)
 
 

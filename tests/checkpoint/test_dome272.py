@@ -229,11 +229,11 @@ def damage_bytes(whole: bytes, rng: np.random.Generator) -> bytes:
     return bytes(data)
 
 
-def test_two_thousand_damaged_files(tiny, tmp_path):
+def test_damaged_files(tiny, tmp_path, ways):
     """A clear error or a model, never another exception."""
     whole, rng, path, messages = tiny.read_bytes(), np.random.default_rng(272), tmp_path / "m.pt", []
     weights = torch.load(tiny, weights_only=True)
-    for k in range(2000):
+    for k in range(ways):
         settings = Settings.of({"num_heads": 1})
         damaged = damage_content({name: weight.clone() for name, weight in weights.items()}, rng)
         try:
@@ -248,6 +248,6 @@ def test_two_thousand_damaged_files(tiny, tmp_path):
                 dome272.read(path, damaged, settings)
         except undye.UserError as error:
             messages.append(str(error))
-    assert len(messages) > 1000
-    assert len({message.replace(str(path), "") for message in messages}) > 300
+    assert len(messages) > ways / 2
+    assert len({message.replace(str(path), "") for message in messages}) > 0.15 * ways
     assert not any("\n" in message for message in messages)

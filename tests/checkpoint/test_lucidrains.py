@@ -408,7 +408,7 @@ def damaged(state, rng):
     return state
 
 
-def test_two_thousand_damaged_contents(monkeypatch):
+def test_damaged_contents(monkeypatch, ways):
     """Keys, shapes, types and values changed, as torch.load would give them: a clear error or a model."""
     # networks are built on the meta device, for their shapes: once for each configuration is enough
     monkeypatch.setattr("undye.checkpoint.lucidrains.LucidrainsUNet", cache(LucidrainsUNet))
@@ -418,7 +418,7 @@ def test_two_thousand_damaged_contents(monkeypatch):
     wholes = [model.state_dict(), classes.state_dict(), ema, model.model.state_dict()]
     rng, messages, content = np.random.default_rng(8), [], {}
     monkeypatch.setattr("undye.checkpoint.content.read_pickle", lambda path: content)
-    for k in range(2000):
+    for k in range(ways):
         content = damaged(wholes[k % 4], rng)
         if rng.integers(2):
             content = damaged(content, rng) if all(isinstance(v, torch.Tensor) for v in content.values()) else content
@@ -428,16 +428,16 @@ def test_two_thousand_damaged_contents(monkeypatch):
             read(Path(__file__))
         except undye.UserError as error:
             messages.append(str(error))
-    assert len(messages) > 1250
+    assert len(messages) > 0.6 * ways
     assert not any("\n" in message for message in messages)
 
 
-def test_five_hundred_damaged_files(tmp_path):
+def test_damaged_files(tmp_path, ways):
     """Bytes changed, cut off, put in, left out."""
     state_file(tmp_path / "whole.pt", diffusion(unet(dim_mults=(1,))))
     whole, rng, messages = (tmp_path / "whole.pt").read_bytes(), np.random.default_rng(8), []
     edges = np.r_[0:4000, len(whole) - 4000 : len(whole)]
-    for k in range(500):
+    for k in range(ways // 4):
         data = bytearray(whole)
         at = int(rng.choice(edges)) if k % 2 else int(rng.integers(len(whole)))
         match rng.integers(4):
@@ -454,5 +454,5 @@ def test_five_hundred_damaged_files(tmp_path):
             read(tmp_path / "m.pt")
         except undye.UserError as error:
             messages.append(str(error))
-    assert len(messages) > 100
+    assert len(messages) > ways / 20
     assert not any("\n" in message for message in messages)

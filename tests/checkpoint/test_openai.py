@@ -166,13 +166,13 @@ def test_files_of_another_kind(content, tmp_path):
         undye.load(tmp_path / "m.pt")
 
 
-def test_two_thousand_damaged_files(tiny, tmp_path, monkeypatch):
+def test_damaged_files(tiny, tmp_path, monkeypatch, ways):
     """Bytes changed, cut off, doubled, put in: a clear error or a model, never another exception."""
     monkeypatch.setattr(UNetSpec, "shapes", cache(UNetSpec.shapes))  # the same few networks again and again
     whole, rng, messages = tiny.read_bytes(), np.random.default_rng(8), []
     # half of the damage where the archive says what it holds: at its start and its end
     edges = np.r_[0:4000, len(whole) - 4000 : len(whole)]
-    for k in range(2000):
+    for k in range(ways):
         data = bytearray(whole)
         at = int(rng.choice(edges)) if k % 2 else int(rng.integers(len(whole)))
         match rng.integers(4):
@@ -189,5 +189,5 @@ def test_two_thousand_damaged_files(tiny, tmp_path, monkeypatch):
             undye.load(tmp_path / "m.pt", settings={"num_heads": "1"})
         except undye.UserError as error:
             messages.append(str(error))
-    assert len(messages) > 500
+    assert len(messages) > ways / 4
     assert not any("\n" in message for message in messages)

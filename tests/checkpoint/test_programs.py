@@ -381,7 +381,7 @@ def damaged(whole: bytes, rng: np.random.Generator, edges: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
-def test_info_on_two_thousand_damaged_files(tiny, kind, tmp_path, capsys):
+def test_info_on_damaged_files(tiny, kind, tmp_path, capsys, ways):
     """One line or a description, never another exception; half of the damage is to what is read."""
     source = tiny.onnx if kind == "onnx" else tiny.pt2
     whole, rng = source.read_bytes(), np.random.default_rng(4)
@@ -389,7 +389,7 @@ def test_info_on_two_thousand_damaged_files(tiny, kind, tmp_path, capsys):
     size = len(read_info(source).to_json())
     edges = np.r_[0:100, start - 100 : start + size + 100, len(whole) - 1000 : len(whole)]
     path, messages = tmp_path / f"m.{kind}", []
-    for k in range(2000):
+    for k in range(ways):
         path.write_bytes(damaged(whole, rng, edges[edges < len(whole)]))
         try:
             read_info(path)
@@ -398,7 +398,7 @@ def test_info_on_two_thousand_damaged_files(tiny, kind, tmp_path, capsys):
         if k % 10 == 0:  # the command too; reading its arguments takes longer than all the rest
             code, said = main(["info", str(path)]), capsys.readouterr().err
             assert (code, said.count("\n")) in ((0, 0), (2, 1))
-    assert 800 < len(messages) < 2000
+    assert 0.4 * ways < len(messages) < ways
     assert not any("\n" in message for message in messages)
 
 
