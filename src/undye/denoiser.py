@@ -153,8 +153,8 @@ class Denoiser(nn.Module):
                 raise UserError(f"this model knows no null label: give it the class of each image, 0..{classes - 1}")
         elif classes is None:
             raise ValueError("this model is unconditional: it takes no label")
-        elif len(label) != len(x_t):
-            raise ValueError(f"give a label for each of the {len(x_t)} images, got {len(label)}")
+        elif label.shape != x_t.shape[:1]:
+            raise ValueError(f"give a label for each of the {len(x_t)} images, got {tuple(label.shape)}")
         elif not bool(((label >= 0) & (label < classes + null)).all()):
             raise ValueError(f"labels must lie in 0..{classes - 1}" + (f" ({classes}: none)" if null else ""))
 

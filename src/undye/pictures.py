@@ -1,7 +1,7 @@
 """Images as pictures: side by side, enlarged, as PNG files. Every file is whole or not there."""
 
 import math
-import tempfile
+import os
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +55,8 @@ def check_target(out: str | Path, resume: bool = False) -> None:
     check_place(path)
     if kind_of(out) == "folder" and path.is_file():
         raise UserError(f"cannot write a folder of images to {out}: a file has that name")
-    if kind_of(out) == "folder" and path.is_dir() and any(path.iterdir()) and not resume:
+    # other processes may be trying whether they can write there
+    if kind_of(out) == "folder" and not resume and path.is_dir() and any(".tmp" not in p.name for p in path.iterdir()):
         raise UserError(
             f"cannot write a folder of images to {out}: it holds files already; choose a new one, or --resume"
         )
@@ -76,8 +77,12 @@ def check_place(path: Path) -> None:
     parent = path if path.is_dir() else next(p for p in path.absolute().parents if p.exists())
     if not parent.is_dir():
         raise UserError(f"cannot write {path}: {parent} is not a folder")
+    trial = parent / f".undye-trial.tmp{os.getpid()}"
     try:
-        tempfile.TemporaryFile(dir=parent).close()
+        os.close(os.open(trial, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        trial.unlink()
+    except FileExistsError:
+        pass  # another thread's, or what is left of one that was killed: it could be written
     except OSError as error:
         raise UserError(f"cannot write {path}: {parent} cannot be written to ({error.strerror})") from None
 

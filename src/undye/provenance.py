@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, PngImagePlugin
+from PIL import PngImagePlugin
 
 from undye.errors import UserError
 
 KEY = "undye"
+_MOST_PIXELS = 100_000_000
+"""Of a picture whose words are looked for behind its pixels too."""
 _LONGEST = 1_000_000
 """Characters that are read: a text chunk of a strange file must not fill the memory."""
 
@@ -40,7 +42,7 @@ def read_provenance(path: Path) -> Provenance:
         # not `Image.open`, which refuses large grids: their pixels are not looked at
         with PngImagePlugin.PngImageFile(path) as image:
             text = image.info.get(KEY)
-            if text is None and image.width * image.height <= (Image.MAX_IMAGE_PIXELS or 0):
+            if text is None and image.width * image.height <= _MOST_PIXELS:
                 text = image.text.get(KEY)  # reads on, behind the pixels
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"cannot read {path} as a PNG: {error}") from None

@@ -146,7 +146,7 @@ def walks(
         UserError: as `sample`; or if there is not enough memory for a single image.
     """
     check_request(denoiser, request)
-    size, start, (_, times) = batch_size(denoiser, request), 0, plan(denoiser, request)
+    (_, times), size, start = plan(denoiser, request), batch_size(denoiser, request), 0
     while start < request.n:
         part = request.part(start, min(start + size, request.n))
 
@@ -220,7 +220,7 @@ def batches(
 def check_request(denoiser: Denoiser, request: SampleRequest) -> None:
     """Raise a UserError if the numbers of a request are out of range, or its labels not the model's."""
     for name in ("n", "steps", "seed", "first_index", "batch_size"):
-        if (number := getattr(request, name)) is not None and not isinstance(number, int | np.integer):
+        if (number := getattr(request, name)) is not None and not hasattr(number, "__index__"):
             raise UserError(f"{name} is a whole number, not {number!r}")
     if request.n < 1:
         raise UserError(f"the number of images must be at least 1, got {request.n}")
@@ -236,7 +236,7 @@ def batch_size(denoiser: Denoiser, request: SampleRequest) -> int:
         UserError: for less than one.
     """
     if request.batch_size is None:
-        return fitting_batch(denoiser)
+        return fitting_batch(denoiser, request.n)
     if request.batch_size < 1:
         raise UserError(f"the batch size must be at least 1, got {request.batch_size}")
     return request.batch_size

@@ -55,6 +55,25 @@ def test_half_of_what_is_free_holds_a_batch(free, options):
     assert made.training
 
 
+def test_what_was_measured_is_of_that_size_and_type(free):
+    made = network()
+    small = Denoiser(made.network, ModelConfig(network=made.config.network, image_size=(8, 8), channels=3))
+    each = features_of_one(small)
+    assert features_of_one(made) == pytest.approx(16 * each, rel=0.02)
+    assert features_of_one(small) == each
+    made.double()
+    assert features_of_one(small) == pytest.approx(2 * each, rel=0.02)
+
+
+def test_one_image_is_not_measured(free, monkeypatch):
+    made = network()
+    free(0)
+    monkeypatch.setattr(type(made.network), "forward", lambda *_: pytest.fail("asked the network"))
+    assert fitting_batch(made, 1) == 256
+    with pytest.raises(undye.UserError, match="steps"):  # what is wrong is said first
+        undye.sample(made, 4, steps=-1)
+
+
 def test_more_memory_never_means_a_smaller_batch(free):
     made, sizes = network(), []
     for size in range(16, 40):
@@ -113,7 +132,8 @@ def test_a_container_has_less_than_the_machine(monkeypatch, tmp_path):
     monkeypatch.setattr(psutil, "virtual_memory", Memory)
     assert free_memory(CPU) == 8_000
     (tmp_path / "memory.current").write_text("1000\n")
-    for limit, expected in (("max", 8_000), ("5000", 4_000), ("500", 0), ("no number", 8_000)):
+    (tmp_path / "memory.stat").write_text("anon 300\nfile 700\ninactive_file 100\nactive_file 50\n")
+    for limit, expected in (("max", 8_000), ("5000", 4_150), ("500", 0), ("no number", 8_000)):
         (tmp_path / "memory.max").write_text(limit + "\n")
         assert free_memory(CPU) == expected
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")

@@ -282,7 +282,8 @@ def _check_memory(a: SampleArgs, denoiser: "Denoiser") -> None:
     from undye.pictures import kind_of
 
     height, width, channels = *denoiser.config.image_size, denoiser.config.channels
-    states = a.frames + 2 if a.film else 1
+    steps = denoiser.schedule.num_steps if a.steps is None else a.steps
+    states = min(a.frames, steps) + 2 if a.film else 1
     together = a.film or (a.out and kind_of(a.out) != "folder")
     # in parts and joined, and the sheet; of a folder only what says which there are
     each = 3 * states * height * width * channels if together else 8

@@ -124,7 +124,7 @@ class Job:
         """Some of the results; the progress is told as if the others were as far."""
         # a model without weights (a user's own module may be one) computes in float32 on the CPU
         weights = next(self.denoiser.parameters(), torch.empty(0))
-        size = self.batch_size or fitting_batch(self.denoiser)
+        size = self.batch_size or fitting_batch(self.denoiser, len(rows))
         start, share, total = rows.start, len(self.keys) / len(rows), len(self.keys) * self.calls
         results, was_training = list[Tensor](), self.denoiser.training
         self.denoiser.eval()

@@ -16,11 +16,11 @@ SHARE = 0.5
 GPU_TIMES = 8
 """How many times as many images keep a GPU busy as a CPU."""
 _CGROUP = Path("/sys/fs/cgroup")
-_measured: "WeakKeyDictionary[nn.Module, int]" = WeakKeyDictionary()
+_measured: "WeakKeyDictionary[nn.Module, dict[tuple, int]]" = WeakKeyDictionary()
 
 
-def fitting_batch(denoiser: Denoiser) -> int:
-    """How many images: as suits their size and the device, and fewer where memory would not do.
+def fitting_batch(denoiser: Denoiser, at_most: int = 2**30) -> int:
+    """How many images of `at_most`: as suits their size and the device, and fewer where memory would not do.
 
     That is looked at layer by layer: what all of them give for an image is more than is there at a time. Where there is
     plenty for any order of layers nothing is computed; else one image is, once for a network.
@@ -33,7 +33,7 @@ def fitting_batch(denoiser: Denoiser) -> int:
         return size  # its weights lie in several processes, which must agree on each call
     size *= GPU_TIMES if weights.device.type == "cuda" else 1
     room = SHARE * free_memory(weights.device)
-    if size * _bound(denoiser, weights) <= room:
+    if min(size, at_most) * _bound(denoiser, weights) <= room or at_most == 1:
         return size
     return max(1, min(size, int(room / max(1, features_of_one(denoiser)))))
 
@@ -41,12 +41,17 @@ def fitting_batch(denoiser: Denoiser) -> int:
 def free_memory(device: torch.device) -> int:
     """Bytes that this process may have there: of a CPU's, what the system and the container leave, shared fairly."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # and what torch keeps for the next who asks
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     free = psutil.virtual_memory().available
     try:
         limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
         if limit != "max":
-            free = min(free, max(0, int(limit) - int(used)))
+            # files that were read lie there too, as long as nobody needs the room
+            stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+            files = sum(int(stat.get(name, 0)) for name in ("inactive_file", "active_file", "slab_reclaimable"))
+            free = min(free, max(0, int(limit) - int(used) + files))
     except (OSError, ValueError):
         pass  # no container, or an older kind
     return free // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -62,15 +67,16 @@ def _bound(denoiser: Denoiser, weights: Tensor) -> int:
 
 def features_of_one(denoiser: Denoiser) -> int:
     """Bytes of all layers' outputs for an image, by computing one."""
-    network = denoiser.network
-    if network not in _measured:
+    network, config = denoiser.network, denoiser.config
+    weights = next(denoiser.parameters(), torch.empty(0))
+    known, key = _measured.setdefault(network, {}), (tuple(config.image_size), weights.dtype, weights.device)
+    if key not in known:
         found = [0]
 
         def count(module: nn.Module, inputs: object, out: object) -> None:
             if isinstance(out, Tensor) and not any(True for _ in module.children()):
                 found[0] += out.numel() * out.element_size()
 
-        config, weights = denoiser.config, next(denoiser.parameters(), torch.empty(0))
         label = None if config.num_classes is None else torch.zeros(1, dtype=torch.int64, device=weights.device)
         x = torch.zeros(1, config.channels, *config.image_size, device=weights.device)
         hooks = [module.register_forward_hook(count) for module in network.modules()]
@@ -87,5 +93,5 @@ def features_of_one(denoiser: Denoiser) -> int:
             denoiser.train(was_training)
             for hook in hooks:
                 hook.remove()
-        _measured[network] = found[0]
-    return _measured[network]
+        known[key] = found[0]
+    return known[key]
