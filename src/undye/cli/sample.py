@@ -164,7 +164,8 @@ def main(args: list[str]) -> int:
     with Progress("sampling", "network calls", quiet=not world.is_main) as progress:
         if isinstance(writer, FolderWriter) and not a.film:
             if a.resume:
-                task.check_same(writer.present())
+                folder = writer
+                world.on_main(lambda: task.check_same(folder.present()))
             # each process writes its own, as soon as they are finished
             shared_stream(world, denoiser, request, writer.add, world.broadcast(writer.missing()), progress)
             world.wait()
@@ -243,11 +244,15 @@ class _Task:
         Raises:
             UserError: if it has others.
         """
-        from undye.cli.sample_like import same_settings
+        import json
+
+        from undye.cli.sample_like import settings_in
         from undye.provenance import read_provenance
 
+        settings, labels = settings_in(json.loads(json.dumps(self.provenance(range(1))))), self.labels
         for number, path in present:
-            if not same_settings(read_provenance(path), self.provenance(range(number, number + 1))):
+            found, label = read_provenance(path), None if labels is None else [int(labels[number])]
+            if (settings_in(found), found.get("label")) != (settings, label):
                 raise UserError(f"{path} was made by another model or with other settings: give another folder")
 
 

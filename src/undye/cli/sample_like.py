@@ -1,6 +1,5 @@
 """`undye sample --like PICTURE`: from a request to what a picture says of it, and back."""
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -137,11 +136,10 @@ def request_in(found: Provenance, batch_size: int | None) -> SampleRequest:
         )  # fmt: skip
 
 
-def same_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two pictures' samples belong to one set: made in the same manner, with the classes that they have."""
-    apart = ("command", "n", "first_index", "undye", "torch", "model")
-    first, second = (json.loads(json.dumps({k: v for k, v in x.items() if k not in apart})) for x in (a, b))
-    return first == second
+def settings_in(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What the pictures of one set of samples have in common: how they were made, not their numbers and classes."""
+    apart = ("command", "n", "first_index", "label", "undye", "torch", "model")
+    return {k: v for k, v in found.items() if k not in apart}
 
 
 class reading:  # noqa: N801 - a context manager
