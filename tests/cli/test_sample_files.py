@@ -108,9 +108,9 @@ def test_a_picture_too_large_to_be_decoded_says_how_it_was_made(tmp_path, words)
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ("--sampler ddmi", "--sampler is never 'ddmi': did you mean ddim? choose from ancestral, ddim, dpm++2m, "),
-        ("--grid karas", "--grid is never 'karas': did you mean karras? choose from cosine, karras, "),
-        ("--dtype int3", "--dtype is never 'int3': choose from float32, bfloat16, float16 "),
+        ("--sampler ddmi", "--sampler cannot be 'ddmi': did you mean ddim? choose from ancestral, ddim, dpm++2m, "),
+        ("--grid karas", "--grid cannot be 'karas': did you mean karras? choose from cosine, karras, "),
+        ("--dtype int3", "--dtype cannot be 'int3': choose from float32, bfloat16, float16 "),
         ("--guidance-interval 3", "--guidance-interval takes 2 values, got 1"),
     ],
 )

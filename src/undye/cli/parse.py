@@ -68,4 +68,4 @@ def _no_choice(given: str, flag: str, choices: str) -> str:
         known = sorted(word for word in known if word != "None")
     near = difflib.get_close_matches(given, known, n=1)
     meant = f": did you mean {near[0]}?" if near else ":"
-    return f"{flag} is never {given!r}{meant} choose from {', '.join(known)}"
+    return f"{flag} cannot be {given!r}{meant} choose from {', '.join(known)}"
