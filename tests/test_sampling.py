@@ -10,7 +10,7 @@ from torch import nn
 
 import undye
 from tests.edit.models import CONFIG as TINY
-from tests.edit.models import tiny
+from tests.edit.models import small_memory, tiny
 from undye.config import ModelConfig, ScheduleConfig
 from undye.config_grids import OptimisedGrid
 from undye.denoiser import Denoiser
@@ -260,16 +260,9 @@ def test_a_walk_that_is_kept_is_made_in_halves_where_memory_runs_out(kind, monke
         "progressive": lambda: np.stack(undye.progressive(made, 5, 3, steps=4, label=request.label)),
         "optimised grid": lambda: np.array(undye.optimise_grid(made, 2, settings=short).times),
     }[kind]
-    whole, forward, asked = does(), type(made.network).forward, list[int]()
-
-    def small_memory(self, x, *args):
-        asked.append(len(x))
-        if len(x) > 2:
-            raise MemoryError
-        return forward(self, x, *args)
-
-    monkeypatch.setattr(type(made.network), "forward", small_memory)
-    np.testing.assert_allclose(does().astype(float), whole.astype(float), rtol=1e-3, atol=1)
+    whole, asked = does(), small_memory(monkeypatch, made)
+    # a grey level of pictures; times
+    np.testing.assert_allclose(does().astype(float), whole.astype(float), atol=1e-2 if kind == "optimised grid" else 1)
     assert asked[:3] == [5, 3, 2]
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import pytest
 import torch
 
 from undye.config import CompactConfig, ModelConfig, ScheduleConfig
@@ -37,6 +38,20 @@ LABELLED = model(channels=1, num_classes=3)
 
 def images(n: int = 3, channels: int = 3, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (n, 8, 12, channels), dtype=np.uint8)
+
+
+def small_memory(monkeypatch: pytest.MonkeyPatch, denoiser: Denoiser) -> list[int]:
+    """From now on memory suffices for two images at a time; how many the network was asked for, call by call."""
+    asked, forward = list[int](), type(denoiser.network).forward
+
+    def with_two(self, x, *args):
+        asked.append(len(x))
+        if len(x) > 2:
+            raise MemoryError
+        return forward(self, x, *args)
+
+    monkeypatch.setattr(type(denoiser.network), "forward", with_two)
+    return asked
 
 
 def near(a: np.ndarray, b: np.ndarray) -> bool:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import undye
-from tests.edit.models import GREY, LABELLED, MODEL, images, model, near
+from tests.edit.models import GREY, LABELLED, MODEL, images, model, near, small_memory
 from undye.diffusion.schedule import NoiseSchedule
 from undye.edit.denoise import noise_time
 from undye.edit.grid import times_from
@@ -152,16 +152,7 @@ def test_noise_is_a_name_and_a_count():
 def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     denoiser = model()
     whole = undye.img2img(denoiser, images(5), strength=0.5, steps=3)
-    asked: list[int] = []
-    forward = type(denoiser.network).forward
-
-    def small_memory(self, x, *args):
-        asked.append(len(x))
-        if len(x) > 2:
-            raise MemoryError
-        return forward(self, x, *args)
-
-    monkeypatch.setattr(type(denoiser.network), "forward", small_memory)
+    asked = small_memory(monkeypatch, denoiser)
     done: list[tuple[int, int]] = []
     halves = undye.img2img(denoiser, images(5), strength=0.5, steps=3, progress=lambda *at: done.append(at))
     assert near(halves, whole)

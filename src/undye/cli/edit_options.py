@@ -28,7 +28,7 @@ class ModelOptions:
     guidance: float = 1.0
     """Classifier-free guidance: above 1 exaggerates the class."""
     batch_size: int | None = None
-    """Images at a time; without it chosen by their size."""
+    """Images at a time; without it chosen by their size and the memory there is."""
     weights: Weights = "ema"
     set: Set = ()
     device: Device = ""
